@@ -1,0 +1,167 @@
+package capture
+
+import (
+	"cmp"
+	"fmt"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// LSN is a byte position in the write-ahead log of one cluster and timeline.
+type LSN = pglogrepl.LSN
+
+// Kind separates the two sources of positions, because a watermark's LSN can
+// equal the commit LSN of the transaction that follows it.
+type Kind uint8
+
+// The kinds, in the order in which they sort at equal LSN.
+const (
+	KindBackfill Kind = 0 // the LSN is that of a chunk's watermark
+	KindChange   Kind = 1 // the LSN is that of a transaction's commit record
+)
+
+// Position is the place of a change in the total order of changes. It is the
+// same at every redelivery: for a streamed change the commit LSN of its
+// transaction and the ordinal of the row change in it (row changes of all
+// published tables count, messages do not), for a row read by a backfill the LSN
+// of the chunk's watermark and the ordinal of the row in the chunk.
+type Position struct {
+	LSN   LSN
+	Kind  Kind
+	Index uint32 // from 1; 0 only in the zero Position
+}
+
+// Compare orders positions; the zero Position is below every other.
+func (p Position) Compare(q Position) int {
+	if c := cmp.Compare(p.LSN, q.LSN); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(p.Kind, q.Kind); c != 0 {
+		return c
+	}
+	return cmp.Compare(p.Index, q.Index)
+}
+
+// String is for messages to people: "0/15A2F30 change 42".
+func (p Position) String() string {
+	what := "change"
+	if p.Kind == KindBackfill {
+		what = "row"
+	}
+	return fmt.Sprintf("%s %s %d", p.LSN, what, p.Index)
+}
+
+// Op says what a change did.
+type Op uint8
+
+// The operations. OpRead is a row that a backfill found in the table.
+const (
+	OpInsert Op = iota + 1
+	OpUpdate
+	OpDelete
+	OpTruncate
+	OpRead
+)
+
+// String returns the name that the ce_op header carries.
+func (o Op) String() string {
+	switch o {
+	case OpInsert:
+		return "insert"
+	case OpUpdate:
+		return "update"
+	case OpDelete:
+		return "delete"
+	case OpTruncate:
+		return "truncate"
+	case OpRead:
+		return "read"
+	}
+	return fmt.Sprintf("op(%d)", uint8(o))
+}
+
+// ValueKind tells text from its three kinds of absence.
+type ValueKind uint8
+
+// The kinds of a column value.
+const (
+	Absent    ValueKind = iota // the tuple says nothing of the column: not part of the key in an old key tuple
+	Null                       // SQL NULL
+	Text                       // Data holds the value as Postgres text
+	Unchanged                  // a TOASTed value that the update did not touch; WAL does not have it
+)
+
+// Value is one column of one row, as Postgres prints it under the settings that
+// the package pins.
+type Value struct {
+	Kind ValueKind
+	Data []byte // only of Text; owned by the Batch or Chunk
+}
+
+// Column describes a column of a Relation.
+type Column struct {
+	Name string
+	OID  uint32 // type as declared
+	Base uint32 // OID with domains unwrapped
+	Elem uint32 // of an array: element type with domains unwrapped; else 0
+	Key  bool   // part of the replica identity
+}
+
+// Relation is a table as it was when the changes that point to it were written.
+// It is immutable; a schema change makes a new one. The address identifies it.
+type Relation struct {
+	ID       uint32 // pg_class OID
+	Schema   string
+	Name     string
+	Identity byte // pg_class.relreplident: d default, n nothing, f full, i index
+	Columns  []Column
+}
+
+// Context is what the writing transaction said of its changes, by
+// pg_logical_emit_message(true, 'backstory.context', …).
+type Context struct {
+	Reason        []byte // JSON value (a string is quoted); nil if there is none
+	Actor         string
+	CorrelationID string
+	CausationID   string
+}
+
+// Change is one row operation of a committed transaction.
+type Change struct {
+	Op       Op
+	Pos      Position
+	XID      uint32 // of the writing transaction; 0 for OpRead
+	Time     int64  // commit time (OpRead: time of the chunk's read), microseconds since 1970-01-01 UTC
+	Relation *Relation
+	// New has a value for each column of Relation. Empty for delete and truncate.
+	New []Value
+	// Old has a value for each column of Relation where WAL carried an old
+	// tuple, else it is empty. OldFull says that it is the whole row (identity
+	// FULL) and not only the key.
+	Old     []Value
+	OldFull bool
+	Context *Context // in force for the change; nil if none; shared between changes
+}
+
+// Batch is a run of changes in commit order: some transactions, or a piece of a
+// large one. Everything in it is valid until the following call of Next.
+type Batch struct {
+	Changes []Change
+	// Reached: every transaction whose commit record begins below it has been
+	// passed on in full, in this batch or before. A backfill chunk whose
+	// watermark is at or below Reached is applied after the batch's changes that
+	// lie below the watermark, or later. Never goes backwards.
+	Reached LSN
+	// End is where the slot may be confirmed once all batches up to this one are
+	// durable: the end LSN of the last complete transaction, or the WAL end of a
+	// keepalive that came with no transaction open. Never goes backwards; equal
+	// to that of the batch before if the batch ends inside its first transaction.
+	End LSN
+}
+
+// Identity names the cluster that positions belong to.
+type Identity struct {
+	System   uint64 // system identifier
+	Timeline int32
+	Database string
+}

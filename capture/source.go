@@ -1,0 +1,52 @@
+package capture
+
+// TableRef asks for a table, as the mapping names it.
+type TableRef struct {
+	Schema string
+	Name   string
+	Key    []string // columns that identify an aggregate; empty: the primary key
+	Omit   []string // columns that are not captured
+}
+
+// TableInfo is what the catalog says of a mapped table.
+type TableInfo struct {
+	TableRef
+	PrimaryKey []string
+	Relation   *Relation // columns without generated ones
+	Rows       float64   // pg_class.reltuples, an estimate; −1 if never analysed
+	Generated  []string  // generated columns, which logical decoding leaves out
+}
+
+// SlotInfo is what the server says of the slot.
+type SlotInfo struct {
+	Name      string
+	Created   bool   // by this call of Prepare
+	Active    bool   // another session streams from it
+	Confirmed LSN    // confirmed_flush_lsn
+	Restart   LSN    // restart_lsn
+	Status    string // wal_status; empty before Postgres 13
+}
+
+// Prepared is what Prepare found and made.
+type Prepared struct {
+	Identity Identity
+	Server   int // server_version_num: 150020
+	Slot     SlotInfo
+	Tables   []TableInfo
+}
+
+// Snapshot is what a chunk's transaction could see: pg_current_snapshot().
+type Snapshot struct {
+	Xmin, Xmax uint64   // with epoch
+	Running    []uint64 // in progress, between Xmin and Xmax, sorted
+}
+
+// Chunk is a part of a table, read in one transaction.
+type Chunk struct {
+	Changes   []Change // OpRead; Pos is (Watermark, KindBackfill, ordinal from 1)
+	Relation  *Relation
+	Snapshot  Snapshot
+	Watermark LSN      // the chunk is applied when the stream has reached it
+	Last      []string // key values of the last row; nil if there is none
+	Done      bool     // no row lies behind the chunk
+}
