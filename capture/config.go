@@ -1,0 +1,75 @@
+package capture
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+)
+
+// Config says which database is captured and how.
+type Config struct {
+	// DSN is the connection string of the legacy database, as a URL or as
+	// key=value pairs; the PG* environment variables fill what it leaves out.
+	// The role needs REPLICATION and SELECT on the mapped tables. No default.
+	DSN string `yaml:"dsn" mapstructure:"dsn"`
+
+	// Slot names the logical replication slot: 1 to 63 of a–z, 0–9 and _.
+	// Default "backstory".
+	Slot string `yaml:"slot" mapstructure:"slot"`
+
+	// Publication names the publication: 1 to 63 bytes. Default "backstory".
+	Publication string `yaml:"publication" mapstructure:"publication"`
+
+	// Create permits Prepare to create the publication and the slot, and to add
+	// mapped tables to the publication. Default true.
+	Create bool `yaml:"create" mapstructure:"create"`
+
+	// ColumnList limits a publication that Prepare creates to the captured
+	// columns. It saves the server's and the network's time, but afterwards
+	// dropping or retyping a listed column, and moving the primary key to a
+	// column outside the list, fails in the application. Postgres 15 and later, not
+	// for tables with REPLICA IDENTITY FULL. Default false.
+	ColumnList bool `yaml:"column_list" mapstructure:"column_list"`
+
+	// BatchBytes bounds, in bytes, the values that one Batch or Chunk holds; a
+	// single row may exceed it. 64 KiB to 1 GiB. Default 4 MiB.
+	BatchBytes int `yaml:"batch_bytes" mapstructure:"batch_bytes"`
+}
+
+// Bounds of Config.BatchBytes.
+const (
+	minBatchBytes = 64 << 10
+	maxBatchBytes = 1 << 30
+)
+
+// nameBytes is NAMEDATALEN − 1: what Postgres keeps of an identifier.
+const nameBytes = 63
+
+var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+
+// DefaultConfig returns the defaults; DSN is left for the caller to fill.
+func DefaultConfig() Config {
+	return Config{Slot: "backstory", Publication: "backstory", Create: true, BatchBytes: 4 << 20}
+}
+
+// Validate reports every key with an unusable value, one error each, joined.
+// The DSN never appears in a message, because it may hold a password.
+func (c Config) Validate() error {
+	var errs []error
+	if _, err := parseDSN(c.DSN); err != nil {
+		errs = append(errs, err)
+	}
+	if !slotName.MatchString(c.Slot) {
+		errs = append(errs, &UsageError{Key: "slot",
+			Problem: fmt.Sprintf("%q is no slot name: use 1 to 63 of a-z, 0-9 and _", c.Slot)})
+	}
+	if c.Publication == "" || len(c.Publication) > nameBytes {
+		errs = append(errs, &UsageError{Key: "publication",
+			Problem: fmt.Sprintf("a name of 1 to %d bytes is needed", nameBytes)})
+	}
+	if c.BatchBytes < minBatchBytes || c.BatchBytes > maxBatchBytes {
+		errs = append(errs, &UsageError{Key: "batch_bytes",
+			Problem: fmt.Sprintf("%d is outside %d to %d", c.BatchBytes, minBatchBytes, maxBatchBytes)})
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,271 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Bounds of what a connection may wait for. Every wait also ends with its context.
+const (
+	connectTimeout   = 10 * time.Second
+	keepAlive        = 15 * time.Second
+	catalogTimeout   = 30 * time.Second // statement_timeout of catalog queries
+	readTimeout      = 10 * time.Minute // statement_timeout of one chunk
+	lockTimeout      = 5 * time.Second
+	idleInTxTimeout  = time.Minute // a stuck client must not hold back vacuum
+	closeConnTimeout = 3 * time.Second
+)
+
+// pinned are the session settings of every connection. The first group decides
+// how Postgres prints values, which must not depend on server, database or
+// role; the second keeps literals, names, row filters and the flush of a
+// watermark from depending on them.
+var pinned = map[string]string{
+	"client_encoding":    "UTF8",
+	"TimeZone":           "UTC",
+	"DateStyle":          "ISO",
+	"IntervalStyle":      "iso_8601",
+	"bytea_output":       "hex",
+	"extra_float_digits": "3",
+	"lc_monetary":        "C",
+
+	"standard_conforming_strings":   "on",
+	"search_path":                   "pg_catalog",
+	"row_security":                  "off", // an error instead of rows that are silently missing
+	"default_transaction_read_only": "off",
+	"synchronous_commit":            "local", // flushed here; no wait for a standby
+}
+
+// purpose says what a connection is for, which decides its timeouts.
+type purpose uint8
+
+const (
+	forCatalog purpose = iota
+	forReading         // chunks of tables
+	forStreaming
+)
+
+// parseDSN parses a connection string and pins the session settings. The error
+// never repeats any part of the string that may be a password.
+func parseDSN(dsn string) (*pgconn.Config, error) {
+	if strings.TrimSpace(dsn) == "" {
+		return nil, &UsageError{Key: "dsn", Problem: "a connection string is needed, such as postgres://user@host:5432/database"}
+	}
+	cfg, err := pgconn.ParseConfig(dsn)
+	if err != nil {
+		return nil, &UsageError{Key: "dsn", Problem: dsnProblem(err)}
+	}
+	if cfg.ConnectTimeout <= 0 || cfg.ConnectTimeout > connectTimeout {
+		cfg.ConnectTimeout = connectTimeout
+	}
+	cfg.DialFunc = (&net.Dialer{Timeout: cfg.ConnectTimeout, KeepAlive: keepAlive}).DialContext
+	if cfg.RuntimeParams["application_name"] == "" {
+		cfg.RuntimeParams["application_name"] = "backstory"
+	}
+	for name := range cfg.RuntimeParams {
+		for pin := range pinned {
+			if strings.EqualFold(name, pin) {
+				delete(cfg.RuntimeParams, name)
+			}
+		}
+	}
+	maps.Copy(cfg.RuntimeParams, pinned)
+	return cfg, nil
+}
+
+// dsnProblem says why the driver did not accept a connection string. The
+// driver puts the string in front of the reason, and quotes pieces of it where
+// it could not be taken apart: both are left out.
+func dsnProblem(err error) string {
+	text := err.Error()
+	if i := strings.LastIndex(text, "`: "); i >= 0 {
+		text = text[i+len("`: "):]
+	}
+	if strings.HasPrefix(text, "failed to parse as") || strings.HasPrefix(text, "invalid port") {
+		return "is no connection string: use postgres://user:password@host:5432/database," +
+			" with special characters of user and password percent-encoded"
+	}
+	return strings.TrimPrefix(text, "failed to ")
+}
+
+// connect opens a session with the pinned settings, for catalog queries or, with
+// replication, for the commands of the streaming protocol. The caller closes it.
+// It fails with a *Refusal where waiting cannot help, a *UsageError where the
+// DSN asks for something unknown, else with a *ConnError.
+func (d *Database) connect(ctx context.Context, replication bool) (*pgconn.PgConn, error) {
+	if replication {
+		return d.dial(ctx, forStreaming)
+	}
+	return d.dial(ctx, forCatalog)
+}
+
+// dial opens a session for the given purpose.
+func (d *Database) dial(ctx context.Context, why purpose) (*pgconn.PgConn, error) {
+	cfg := d.connConfig(why)
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, connectError(ctx, cfg, err)
+	}
+	return conn, nil
+}
+
+// connConfig returns a copy of the parsed DSN with the settings of a purpose.
+// The walsender measures no statements; its session has no timeouts.
+func (d *Database) connConfig(why purpose) *pgconn.Config {
+	cfg := d.conn.Copy()
+	statement, lock, idle := catalogTimeout, lockTimeout, idleInTxTimeout
+	switch why {
+	case forReading:
+		statement = readTimeout
+	case forStreaming:
+		statement, lock, idle = 0, 0, 0
+		cfg.RuntimeParams["replication"] = "database"
+	}
+	cfg.RuntimeParams["statement_timeout"] = milliseconds(statement)
+	cfg.RuntimeParams["lock_timeout"] = milliseconds(lock)
+	cfg.RuntimeParams["idle_in_transaction_session_timeout"] = milliseconds(idle)
+	return cfg
+}
+
+func milliseconds(d time.Duration) string {
+	return strconv.FormatInt(d.Milliseconds(), 10)
+}
+
+// connectError tells what cannot get better by waiting from what can.
+func connectError(ctx context.Context, cfg *pgconn.Config, err error) error {
+	server := net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port)))
+	step := fmt.Sprintf("connect to %s as %s", server, cfg.User)
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w", step, context.Cause(ctx))
+	}
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return &ConnError{Step: step, Err: oneLine(err)}
+	}
+	switch {
+	case strings.HasPrefix(pg.Code, "28"):
+		return &Refusal{Thing: "server " + server, Problem: pg.Message, Cure: loginCure(cfg)}
+	case pg.Code == codeNoDatabase:
+		return &Refusal{Thing: "server " + server, Problem: pg.Message, Cure: "name an existing database in source.dsn"}
+	case pg.Code == codeNoRight:
+		return &Refusal{Thing: "role " + cfg.User, Problem: pg.Message, Cure: rightCure(cfg)}
+	case pg.Code == codeUndefinedObject, pg.Code == "22023":
+		return &UsageError{Key: "dsn", Problem: pg.Message}
+	}
+	return &ConnError{Step: step, Err: pg}
+}
+
+// loginCure says what to do when the server does not let the role in.
+func loginCure(cfg *pgconn.Config) string {
+	if cfg.RuntimeParams["replication"] != "" {
+		return fmt.Sprintf("check the password, and permit the connection in pg_hba.conf: "+
+			"host %s %s <address of this machine>/32 scram-sha-256", quoteIdent(cfg.Database), quoteIdent(cfg.User))
+	}
+	return "check user and password in source.dsn and the rules of pg_hba.conf"
+}
+
+// rightCure says what to grant when the server turns the role away.
+func rightCure(cfg *pgconn.Config) string {
+	if cfg.RuntimeParams["replication"] != "" {
+		return fmt.Sprintf("ALTER ROLE %s REPLICATION", quoteIdent(cfg.User))
+	}
+	return fmt.Sprintf("GRANT CONNECT ON DATABASE %s TO %s", quoteIdent(cfg.Database), quoteIdent(cfg.User))
+}
+
+// oneLine strips the driver's heading and line breaks from a connect error.
+func oneLine(err error) error {
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) {
+		err = connect.Unwrap()
+	}
+	return &flatError{err: err}
+}
+
+// flatError prints an error of several lines as one, each different line once.
+type flatError struct{ err error }
+
+func (e *flatError) Error() string {
+	var lines []string
+	for line := range strings.Lines(e.err.Error()) {
+		line = strings.TrimSpace(line)
+		if line != "" && !strings.Contains(strings.Join(lines, "\n"), line) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
+}
+
+func (e *flatError) Unwrap() error { return e.err }
+
+// closeConn ends a session in good order, or at least within a bound, also when
+// ctx is done.
+func closeConn(ctx context.Context, conn *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeConnTimeout)
+	defer cancel()
+	_ = conn.Close(ctx) // the session ends in either case
+}
+
+// query runs one statement with text parameters and returns all rows as text.
+// NULL is the empty string: queries say coalesce where that matters.
+func query(ctx context.Context, conn *pgconn.PgConn, step, sql string, args ...string) ([][]string, error) {
+	params := make([][]byte, len(args))
+	for i, arg := range args {
+		params[i] = []byte(arg)
+	}
+	result := conn.ExecParams(ctx, sql, params, nil, nil, nil).Read()
+	if result.Err != nil {
+		return nil, stepError(ctx, step, result.Err)
+	}
+	rows := make([][]string, len(result.Rows))
+	for i, values := range result.Rows {
+		row := make([]string, len(values))
+		for j, value := range values {
+			row[j] = string(value)
+		}
+		rows[i] = row
+	}
+	return rows, nil
+}
+
+// queryRow is query for a statement that yields exactly one row.
+func queryRow(ctx context.Context, conn *pgconn.PgConn, step, sql string, args ...string) ([]string, error) {
+	rows, err := query(ctx, conn, step, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) != 1 {
+		return nil, fmt.Errorf("%s: got %d rows, want 1", step, len(rows))
+	}
+	return rows[0], nil
+}
+
+// exec runs statements of the simple protocol and drops their results.
+func exec(ctx context.Context, conn *pgconn.PgConn, step, sql string) error {
+	if err := conn.Exec(ctx, sql).Close(); err != nil {
+		return stepError(ctx, step, err)
+	}
+	return nil
+}
+
+// quoteIdent quotes an identifier for SQL.
+func quoteIdent(name string) string {
+	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+}
+
+// quoteTable quotes a qualified table name for SQL.
+func quoteTable(schema, name string) string {
+	return quoteIdent(schema) + "." + quoteIdent(name)
+}
+
+// quoteLiteral quotes a string for SQL under standard_conforming_strings.
+func quoteLiteral(s string) string {
+	return "'" + strings.ReplaceAll(s, "'", "''") + "'"
+}
