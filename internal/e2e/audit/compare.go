@@ -1,0 +1,294 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// maxFindings bounds a report; the rest is counted.
+const maxFindings = 20
+
+// Report is the outcome of a comparison.
+type Report struct {
+	Keys, Events, Latest int
+	Findings             []string // at most maxFindings
+	Wrong                int
+}
+
+func (r *Report) add(format string, args ...any) {
+	r.Wrong++
+	if len(r.Findings) < maxFindings {
+		r.Findings = append(r.Findings, fmt.Sprintf(format, args...))
+	}
+}
+
+// String prints the report for a test's failure.
+func (r *Report) String() string {
+	return fmt.Sprintf("%d keys, %d events, %d latest records; %d wrong\n%s",
+		r.Keys, r.Events, r.Latest, r.Wrong, strings.Join(r.Findings, "\n"))
+}
+
+// Compare holds the topics against what the writers committed: every event, its
+// type, old and new values, reason, version, partition and the uniqueness of its
+// id; and for each key the newest latest record.
+func Compare(h History, events, latest []Record, partitions int32) *Report {
+	r := &Report{Keys: len(h), Events: len(events), Latest: len(latest)}
+	byKey, ids := map[string][]*Record{}, map[string]string{}
+	for i := range events {
+		e := &events[i]
+		if err := json.Unmarshal(e.Value, &e.Data); err != nil {
+			r.add("event %d/%d: value %s: %v", e.Partition, e.Offset, e.Value, err)
+			continue
+		}
+		place := fmt.Sprintf("%d/%d", e.Partition, e.Offset)
+		if at, ok := ids[e.Headers["ce_id"]]; ok {
+			r.add("key %s: id %s stands at %s and %s", e.Key, e.Headers["ce_id"], at, place)
+		}
+		ids[e.Headers["ce_id"]] = place
+		r.partition(e, partitions)
+		byKey[e.Key] = append(byKey[e.Key], e)
+	}
+	for _, key := range slices.Sorted(maps.Keys(h)) {
+		r.key(key, h[key], byKey[key])
+	}
+	for key := range byKey {
+		if h[key] == nil {
+			r.add("key %s: %d events of a row that never was", key, len(byKey[key]))
+		}
+	}
+	r.latest(h, byKey, latest, partitions)
+	return r
+}
+
+// partition checks that the record stands where Java's default partitioner
+// would put it.
+func (r *Report) partition(e *Record, partitions int32) {
+	if want := int32(murmur2([]byte(e.Key))&0x7fffffff) % partitions; e.Partition != want {
+		r.add("key %s: in partition %d, want %d", e.Key, e.Partition, want)
+	}
+}
+
+// key holds one aggregate's events against its steps. A key that the bridge may
+// have met without having seen it made (it stood before the audit, or came from
+// such a key) may enter with an import, which may show any of its versions; from
+// there on every step must be told.
+func (r *Report) key(key string, steps []Step, events []*Record) {
+	for i, e := range events {
+		if e.Version() != int64(i+1) {
+			r.add("key %s: version %d at place %d of its history", key, e.Version(), i+1)
+			return
+		}
+	}
+	strict := &Report{}
+	strict.follow(key, steps, nil, events)
+	if strict.Wrong == 0 && !steps[0].Standing {
+		return
+	}
+	if !steps[0].Standing && steps[0].Cause != "key-changed" {
+		r.add("%s", strict.Findings[0])
+		return
+	}
+	r.entered(key, steps, events)
+}
+
+// entered looks for the step with which a key can have entered its history.
+func (r *Report) entered(key string, steps []Step, events []*Record) {
+	var why []string
+	fits := func(rest []Step, first ...want) bool {
+		trial := &Report{}
+		trial.follow(key, rest, first, events)
+		why = append(why, trial.Findings...)
+		return trial.Wrong == 0
+	}
+	for i, s := range steps {
+		if s.New == nil { // deleted before the import saw it: the history begins with what came after
+			if fits(steps[i+1:]) {
+				return
+			}
+			break
+		}
+		if fits(steps[i+1:], imported(s.New)) {
+			return
+		}
+	}
+	r.add("key %s: no place in its %d steps fits its %d events: %s", key, len(steps), len(events), strings.Join(why[:min(2, len(why))], " | "))
+}
+
+// follow compares first and then the events of each step with what is there.
+func (r *Report) follow(key string, steps []Step, first []want, events []*Record) {
+	wants := first
+	for _, s := range steps {
+		wants = append(wants, s.events()...)
+	}
+	for i, w := range wants {
+		if i >= len(events) {
+			r.add("key %s: event %d of %d (%s) is missing", key, i+1, len(wants), w.kind)
+			return
+		}
+		if diff := w.diff(events[i]); diff != "" {
+			r.add("key %s, version %d at %d/%d: %s", key, i+1, events[i].Partition, events[i].Offset, diff)
+			return
+		}
+	}
+	if len(events) > len(wants) {
+		e := events[len(wants)]
+		r.add("key %s: %d events too many, the first is %s at %d/%d: %s", key, len(events)-len(wants), e.Headers["ce_type"], e.Partition, e.Offset, e.Value)
+	}
+}
+
+// diff says how an event differs from what is wanted; empty if it does not.
+func (w *want) diff(e *Record) string {
+	if got := strings.TrimSuffix(e.Headers["ce_type"], ".v1"); got != w.kind {
+		return fmt.Sprintf("type %s, want %s", got, w.kind)
+	}
+	if d := diffFields("old", e.Data.Old, w.old); d != "" {
+		return d
+	}
+	if d := diffFields("new", e.Data.New, w.new); d != "" {
+		return d
+	}
+	if w.kind == "ProductImported" { // by a chunk, or by an update of the stream with its own context
+		return ""
+	}
+	if got, want := string(e.Data.Reason), reasonJSON(w.reason); got != want {
+		return fmt.Sprintf("reason %s, want %s", got, want)
+	}
+	if got := e.Headers["ce_cause"]; got != w.cause {
+		return fmt.Sprintf("cause %q, want %q", got, w.cause)
+	}
+	if got := e.Headers["ce_related"]; got != w.related {
+		return fmt.Sprintf("related %q, want %q", got, w.related)
+	}
+	return ""
+}
+
+func diffFields(side string, got map[string]json.RawMessage, want map[string]string) string {
+	if len(got) != len(want) {
+		return fmt.Sprintf("%s has fields %v, want %v", side, slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
+	}
+	for _, c := range columns {
+		w, ok := want[c.name]
+		if !ok {
+			continue
+		}
+		raw, ok := got[c.name]
+		if !ok {
+			return fmt.Sprintf("%s lacks %s", side, c.name)
+		}
+		if g := c.canonicalJSON(raw); g != w {
+			return fmt.Sprintf("%s %s is %.200s, want %.200s", side, c.name, g, w)
+		}
+	}
+	return ""
+}
+
+func reasonJSON(reason *string) string {
+	if reason == nil {
+		return "null"
+	}
+	j, _ := json.Marshal(*reason) // a string always marshals
+	return string(j)
+}
+
+// latest checks each key's newest record of the latest topic: the newest row, or
+// a tombstone, with the version of the newest event; and that no record of a key
+// shows an older version than the one before it.
+func (r *Report) latest(h History, events map[string][]*Record, latest []Record, partitions int32) {
+	newest := map[string]*Record{}
+	for i := range latest {
+		l := &latest[i]
+		r.partition(l, partitions)
+		if old := newest[l.Key]; old != nil && l.Version() <= old.Version() {
+			r.add("latest of key %s: version %d at %d/%d after version %d", l.Key, l.Version(), l.Partition, l.Offset, old.Version())
+		}
+		newest[l.Key] = l
+	}
+	for key, es := range events {
+		l, last := newest[key], es[len(es)-1]
+		if l == nil {
+			r.add("latest of key %s: nothing, want version %d", key, last.Version())
+			continue
+		}
+		if l.Version() != last.Version() || l.Headers["ce_id"] != last.Headers["ce_id"] {
+			r.add("latest of key %s: version %d, want %d", key, l.Version(), last.Version())
+		}
+		if steps := h[key]; steps != nil {
+			r.image(key, l, steps[len(steps)-1].New)
+		}
+		r.foldsTo(key, es, l)
+	}
+	for key := range newest {
+		if events[key] == nil {
+			r.add("latest of key %s: there, but without any event", key)
+		}
+	}
+}
+
+// image compares a latest record with the newest committed row.
+func (r *Report) image(key string, l *Record, row Row) {
+	if row == nil {
+		if l.Value != nil {
+			r.add("latest of key %s: %.200s, want a tombstone", key, l.Value)
+		}
+		return
+	}
+	var got map[string]json.RawMessage
+	if err := json.Unmarshal(l.Value, &got); err != nil {
+		r.add("latest of key %s: value %.200s: %v", key, l.Value, err)
+		return
+	}
+	if d := diffFields("image", got, fields(row, nil)); d != "" {
+		r.add("latest of key %s: %s", key, d)
+	}
+}
+
+// foldsTo checks that folding new over the events gives latest's value.
+func (r *Report) foldsTo(key string, events []*Record, l *Record) {
+	state := map[string]json.RawMessage{}
+	for _, e := range events {
+		if strings.HasSuffix(strings.TrimSuffix(e.Headers["ce_type"], ".v1"), "Deleted") {
+			state = map[string]json.RawMessage{}
+			continue
+		}
+		maps.Copy(state, e.Data.New)
+	}
+	if l.Value == nil {
+		return
+	}
+	var got map[string]json.RawMessage
+	if json.Unmarshal(l.Value, &got) != nil {
+		return // image has told
+	}
+	if !maps.EqualFunc(got, state, func(a, b json.RawMessage) bool { return bytes.Equal(a, b) }) {
+		r.add("latest of key %s: is not the fold of its events", key)
+	}
+}
+
+// murmur2 is the hash of Java's default partitioner (org.apache.kafka.common.utils.Utils).
+func murmur2(b []byte) uint32 {
+	const m, seed = 0x5bd1e995, 0x9747b28c
+	h := uint32(seed) ^ uint32(len(b))
+	for ; len(b) >= 4; b = b[4:] {
+		k := uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24
+		k *= m
+		k ^= k >> 24
+		h = h*m ^ k*m
+	}
+	switch len(b) {
+	case 3:
+		h ^= uint32(b[2]) << 16
+		fallthrough
+	case 2:
+		h ^= uint32(b[1]) << 8
+		fallthrough
+	case 1:
+		h = (h ^ uint32(b[0])) * m
+	}
+	h ^= h >> 13
+	h *= m
+	return h ^ h>>15
+}

@@ -1,0 +1,106 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// form says how a column's Postgres text and its JSON in an event compare.
+type form int
+
+const (
+	plain    form = iota // a JSON number, spelled as Postgres does
+	quoted               // a JSON string of the text
+	boolean              // true or false
+	document             // JSON, compared without white space
+	array                // a JSON array, as to_json writes it
+	instant              // RFC 3339 in UTC
+)
+
+type column struct {
+	name string
+	form form
+}
+
+type rule struct {
+	event  string
+	fields []string
+}
+
+// Row is one row version: the comparable text of each column, nil for NULL.
+type Row []*string
+
+// canonical brings the audit's text of a column into the form of want.
+func (c column) canonical(text *string) string {
+	if text == nil {
+		return "null"
+	}
+	switch c.form {
+	case quoted:
+		j, _ := json.Marshal(*text) // a string always marshals
+		return string(j)
+	case document, array:
+		return compact([]byte(*text))
+	case instant:
+		return `"` + trimFraction(*text) + `Z"`
+	}
+	return *text
+}
+
+// canonicalJSON brings an event's value of a column into the same form.
+func (c column) canonicalJSON(raw json.RawMessage) string {
+	if string(raw) == "null" {
+		return "null"
+	}
+	switch c.form {
+	case quoted, array:
+		var v any
+		d := json.NewDecoder(bytes.NewReader(raw))
+		d.UseNumber()
+		if err := d.Decode(&v); err != nil {
+			return "undecodable: " + string(raw)
+		}
+		j, _ := json.Marshal(v)
+		return string(j)
+	case document:
+		return compact(raw)
+	case instant:
+		s := strings.TrimSuffix(strings.TrimPrefix(string(raw), `"`), `Z"`)
+		return `"` + trimFraction(s) + `Z"`
+	}
+	return string(raw)
+}
+
+// compact re-encodes JSON so that white space, escapes and member order do not matter.
+func compact(raw []byte) string {
+	var v any
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	if err := d.Decode(&v); err != nil {
+		return fmt.Sprintf("undecodable: %s", raw)
+	}
+	j, _ := json.Marshal(v)
+	return string(j)
+}
+
+func trimFraction(s string) string {
+	if !strings.Contains(s, ".") {
+		return s
+	}
+	return strings.TrimSuffix(strings.TrimRight(s, "0"), ".")
+}
+
+func (r Row) equal(o Row) bool { return len(r.changed(o)) == 0 }
+
+// changed lists the columns in which two versions differ.
+func (r Row) changed(o Row) []int {
+	var is []int
+	for i, c := range columns {
+		if c.canonical(r[i]) != c.canonical(o[i]) {
+			is = append(is, i)
+		}
+	}
+	return is
+}
