@@ -1,0 +1,174 @@
+package capture
+
+import (
+	"context"
+	"fmt"
+	"slices"
+)
+
+// relations knows the tables of one session as its RELATION messages describe
+// them. A table is described before its first row and again after every change
+// of it, also inside a transaction.
+type relations struct {
+	byName  map[tableName]bool    // the mapped tables
+	byOID   map[uint32]tableName  // where the catalog has the mapped tables now
+	known   map[uint32]*tracked   // described so far
+	last    *tracked              // of the row before: most rows follow one of the same table
+	types   map[uint32]columnType // explained so far
+	resolve typeResolver          // for the types that pgoutput does not explain
+}
+
+// tableName is a qualified name.
+type tableName struct{ schema, name string }
+
+func (n tableName) String() string { return n.schema + "." + n.name }
+
+// tracked is a published table.
+type tracked struct {
+	*Relation
+	mapped mapping
+}
+
+// mapping says how a table was recognised as a mapped one.
+type mapping uint8
+
+const (
+	unmapped   mapping = iota // its rows are not decoded, they only count
+	mappedName                // by the name that it had when its rows were written
+	mappedOID                 // it had another name then; see recognise
+)
+
+// typeResolver is resolveTypes on a connection that the resolver provides.
+type typeResolver func(ctx context.Context, oids []uint32) (map[uint32]columnType, error)
+
+// newRelations tracks the given tables. oids says which OIDs they have now; it
+// may be nil.
+func newRelations(tables []TableRef, oids map[uint32]tableName, resolve typeResolver) *relations {
+	r := &relations{
+		byName:  make(map[tableName]bool, len(tables)),
+		byOID:   oids,
+		known:   make(map[uint32]*tracked),
+		types:   make(map[uint32]columnType),
+		resolve: resolve,
+	}
+	for _, t := range tables {
+		r.byName[tableName{t.Schema, t.Name}] = true
+	}
+	return r
+}
+
+// find returns the table of a row.
+func (r *relations) find(id uint32) (*tracked, error) {
+	if r.last != nil && r.last.ID == id {
+		return r.last, nil
+	}
+	t := r.known[id]
+	if t == nil {
+		return nil, fmt.Errorf("row of relation %d, which was not described", id)
+	}
+	r.last = t
+	return t, nil
+}
+
+// describe takes in a RELATION message. It asks the catalog where a mapped
+// table has types that nothing explained so far. A description that equals the
+// one before keeps its address, so that nobody has to plan for it again.
+func (r *relations) describe(ctx context.Context, body []byte) error {
+	rel, err := decodeRelation(body)
+	if err != nil {
+		return err
+	}
+	mapped, err := r.recognise(rel)
+	if err != nil {
+		return err
+	}
+	if mapped != unmapped {
+		if err := r.explain(ctx, rel.Columns); err != nil {
+			return fmt.Errorf("types of table %s.%s: %w", rel.Schema, rel.Name, err)
+		}
+	}
+	if known := r.known[rel.ID]; known != nil && known.mapped == mapped && known.equal(rel) {
+		return nil
+	}
+	r.known[rel.ID], r.last = &tracked{Relation: rel, mapped: mapped}, nil
+	return nil
+}
+
+// recognise tells whether a table is a mapped one. Its name decides. A table
+// that got its mapped name only after the rows were written is known by its OID,
+// and gets that name in rel, so that a renaming which the mapping follows loses
+// nothing. A mapped table that is renamed while it is streamed is refused.
+func (r *relations) recognise(rel *Relation) (mapping, error) {
+	name := tableName{rel.Schema, rel.Name}
+	if r.byName[name] {
+		return mappedName, nil
+	}
+	if known := r.known[rel.ID]; known != nil && known.mapped == mappedName {
+		return unmapped, &Refusal{
+			Thing:   "table " + known.Schema + "." + known.Name,
+			Problem: "it was renamed to " + name.String(),
+			Cure:    "give it its old name back, or put the new one into the mapping file",
+		}
+	}
+	if now, ok := r.byOID[rel.ID]; ok {
+		rel.Schema, rel.Name = now.schema, now.name
+		return mappedOID, nil
+	}
+	return unmapped, nil
+}
+
+// equal reports whether both say the same.
+func (t *tracked) equal(rel *Relation) bool {
+	return t.Schema == rel.Schema && t.Name == rel.Name && t.Identity == rel.Identity &&
+		slices.Equal(t.Columns, rel.Columns)
+}
+
+// explain fills in base and element types.
+func (r *relations) explain(ctx context.Context, columns []Column) error {
+	var unknown []uint32
+	for _, column := range columns {
+		if _, ok := r.typeOf(column.OID); !ok {
+			unknown = append(unknown, column.OID)
+		}
+	}
+	if len(unknown) > 0 {
+		found, err := r.resolve(ctx, unknown)
+		if err != nil {
+			return err
+		}
+		for oid, t := range found {
+			r.types[oid] = t
+		}
+	}
+	for i := range columns {
+		if t, ok := r.typeOf(columns[i].OID); ok {
+			columns[i].Base, columns[i].Elem = t.Base, t.Elem
+		}
+	}
+	return nil
+}
+
+func (r *relations) typeOf(oid uint32) (columnType, bool) {
+	if oid < firstUserOID {
+		return builtinType(oid), true
+	}
+	t, ok := r.types[oid]
+	return t, ok
+}
+
+// learn takes in a TYPE message: the base type of a domain as it was when the
+// rows were written, even if the domain is gone by now. It serves where that is
+// a type of every server; the others are left to the catalog.
+func (r *relations) learn(body []byte) error {
+	name, err := decodeType(body)
+	if err != nil {
+		return err
+	}
+	if len(name.schema) > 0 {
+		return nil
+	}
+	if oid, ok := builtinOID(string(name.name)); ok {
+		r.types[name.oid] = builtinType(oid)
+	}
+	return nil
+}

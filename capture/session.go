@@ -1,0 +1,271 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+const (
+	standbyPoll  = 500 * time.Millisecond // between two looks at a slot that another session has
+	startTimeout = time.Minute            // of START_REPLICATION
+)
+
+// codeUndefinedFile is the SQLSTATE of WAL that was removed under the slot.
+const codeUndefinedFile = "58P01"
+
+// session is a connection on which the slot is streamed.
+type session struct {
+	wire          *wire
+	senderTimeout time.Duration // wal_sender_timeout; 0: the server waits for ever
+	major         int           // of the server's version
+}
+
+// openSession takes the slot and has it streamed from start. While another
+// session has the slot it waits, which ends with ctx.
+func (d *Database) openSession(ctx context.Context, start LSN) (*session, error) {
+	for waited := false; ; waited = true {
+		conn, err := d.connect(ctx, true)
+		if err != nil {
+			return nil, err
+		}
+		s, err := d.takeSlot(ctx, conn, start, waited)
+		if err == nil {
+			return s, nil
+		}
+		closeConn(ctx, conn)
+		if sqlState(err) != codeObjectInUse {
+			return nil, err
+		}
+		if err := pause(ctx, standbyPoll); err != nil {
+			return nil, fmt.Errorf("wait for slot %s: %w", d.cfg.Slot, err)
+		}
+	}
+}
+
+// takeSlot is openSession on one connection. It fails with 55006 if another
+// session is faster.
+func (d *Database) takeSlot(ctx context.Context, conn *pgconn.PgConn, start LSN, waited bool) (*session, error) {
+	if err := d.checkCluster(ctx, conn, start); err != nil {
+		return nil, err
+	}
+	if err := d.standBy(ctx, conn, waited); err != nil {
+		return nil, err
+	}
+	timeout, err := senderTimeout(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	major := serverMajor(conn)
+	if err := conn.SyncConn(ctx); err != nil {
+		return nil, stepError(ctx, "synchronise the connection", err)
+	}
+	hijacked, err := conn.Hijack()
+	if err != nil {
+		return nil, fmt.Errorf("take over the connection: %w", err)
+	}
+	s := &session{wire: newWire(hijacked.Conn), senderTimeout: timeout, major: major}
+	if err := s.start(ctx, startCommand(d.cfg.Slot, d.cfg.Publication, start, major)); err != nil {
+		_ = hijacked.Conn.Close() // the session ends in either case
+		return nil, startError(ctx, d.cfg.Slot, err)
+	}
+	return s, nil
+}
+
+// checkCluster refuses a server that is not the one of Prepare, or whose WAL
+// ends below the position from which it is to be streamed.
+func (d *Database) checkCluster(ctx context.Context, conn *pgconn.PgConn, start LSN) error {
+	system, err := pglogrepl.IdentifySystem(ctx, conn)
+	if err != nil {
+		return stepError(ctx, "identify the server", err)
+	}
+	d.mu.Lock()
+	prepared := d.baseline
+	d.mu.Unlock()
+	thing := "server " + system.SystemID
+	if prepared != nil && (system.SystemID != strconv.FormatUint(prepared.identity.System, 10) ||
+		system.Timeline != prepared.identity.Timeline) {
+		return &Refusal{
+			Thing:   thing,
+			Problem: fmt.Sprintf("it is on timeline %d and not the server %d on timeline %d of before", system.Timeline, prepared.identity.System, prepared.identity.Timeline),
+			Cure:    "let source.dsn lead to the server that the state was made from",
+		}
+	}
+	if start > system.XLogPos {
+		return &Refusal{
+			Thing:   thing,
+			Problem: fmt.Sprintf("its WAL ends at %s, below the position %s of the state", system.XLogPos, start),
+			Cure:    "let source.dsn lead to the server that the state was made from; if it was restored from a backup, begin with a new state directory",
+		}
+	}
+	return nil
+}
+
+// standBy returns when no other session streams from the slot. It looks
+// before it tries, because each try on a taken slot is an error in the server's log.
+func (d *Database) standBy(ctx context.Context, conn *pgconn.PgConn, waited bool) error {
+	sql := "SELECT 1 FROM pg_catalog.pg_replication_slots WHERE active AND slot_name = " + quoteLiteral(d.cfg.Slot)
+	for ; ; waited = true {
+		results, err := conn.Exec(ctx, sql).ReadAll()
+		if err != nil {
+			return stepError(ctx, "look at slot "+d.cfg.Slot, err)
+		}
+		if len(results) == 1 && len(results[0].Rows) == 0 {
+			return nil
+		}
+		if !waited {
+			d.log.Info("standing by: another session streams from the slot", "slot", d.cfg.Slot)
+		}
+		if err := pause(ctx, standbyPoll); err != nil {
+			return fmt.Errorf("wait for slot %s: %w", d.cfg.Slot, err)
+		}
+	}
+}
+
+// pause waits for a time; the error is the context's.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
+
+// senderTimeout reads for how long the server waits for a status of ours.
+func senderTimeout(ctx context.Context, conn *pgconn.PgConn) (time.Duration, error) {
+	const sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'" // in ms
+	results, err := conn.Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return 0, stepError(ctx, "read wal_sender_timeout", err)
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 {
+		return 0, errors.New("read wal_sender_timeout: the server has no such setting")
+	}
+	ms, err := strconv.ParseInt(string(results[0].Rows[0][0]), 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("read wal_sender_timeout: %w", err)
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
+// startCommand is START_REPLICATION with the options that the server knows;
+// an unknown one is an error there.
+func startCommand(slot, publication string, start LSN, major int) string {
+	options := []string{
+		"proto_version '1'",
+		"publication_names " + quoteLiteral(quoteIdent(publication)),
+	}
+	if major >= 14 {
+		options = append(options, "messages 'true'")
+	}
+	return fmt.Sprintf("START_REPLICATION SLOT %s LOGICAL %s (%s)", quoteIdent(slot), start, strings.Join(options, ", "))
+}
+
+// start sends the command and waits until the server streams.
+func (s *session) start(ctx context.Context, command string) error {
+	conn := s.wire.conn
+	if err := conn.SetDeadline(time.Now().Add(startTimeout)); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	query, err := (&pgproto3.Query{String: command}).Encode(nil)
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Write(query); err != nil {
+		return err
+	}
+	for {
+		kind, body, err := s.wire.receive()
+		if err != nil {
+			return err
+		}
+		s.wire.skip(body)
+		switch kind {
+		case wireCopyBoth:
+			if !stop() {
+				return context.Cause(ctx)
+			}
+			return conn.SetDeadline(time.Time{})
+		case wireError:
+			return serverError(body)
+		case wireNotice, wireParameter:
+		default:
+			return fmt.Errorf("%w: %q in answer to START_REPLICATION", errWire, kind)
+		}
+	}
+}
+
+// startError says why the slot could not be taken.
+func startError(ctx context.Context, slot string, err error) error {
+	step := "start streaming slot " + slot
+	switch code := sqlState(err); {
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s: %w", step, context.Cause(ctx))
+	case code == codeUndefinedObject:
+		return lostSlot(slot, "it does not exist")
+	case code == codeNotInState, code == codeUndefinedFile:
+		return lostSlot(slot, serverText(err))
+	case code == codeNoRight:
+		return &Refusal{Thing: "slot " + slot, Problem: serverText(err), Cure: "give the role REPLICATION"}
+	}
+	return transportError(step, err)
+}
+
+// streamError says why a stream that had begun ended.
+func streamError(slot, publication string, err error) error {
+	switch sqlState(err) {
+	case codeUndefinedObject:
+		return &Refusal{
+			Thing:   "publication " + publication,
+			Problem: serverText(err),
+			Cure: "the slot cannot get past the changes of that time: drop it, create the publication, " +
+				"then run backstory backfill, which makes a slot and publishes what differs",
+		}
+	case codeNotInState, codeUndefinedFile:
+		return lostSlot(slot, serverText(err))
+	}
+	return transportError("stream slot "+slot, err)
+}
+
+// lostSlot says that changes are out of reach for ever.
+func lostSlot(slot, problem string) *Refusal {
+	return &Refusal{
+		Thing:   "slot " + slot,
+		Problem: problem,
+		Cure:    "run backstory backfill, which makes the slot anew and publishes what differs",
+	}
+}
+
+// serverText is the server's message with its detail.
+func serverText(err error) string {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return err.Error()
+	}
+	if pg.Detail == "" {
+		return pg.Message
+	}
+	return pg.Message + ": " + pg.Detail
+}
+
+// transportError is a *ConnError for what a new session may mend.
+func transportError(step string, err error) error {
+	var network net.Error
+	if code := sqlState(err); code == "" && !errors.As(err, &network) && errors.Is(err, errWire) || code != "" && !lost(err) {
+		return fmt.Errorf("%s: %w", step, err)
+	}
+	return &ConnError{Step: step, Err: err}
+}
