@@ -46,6 +46,7 @@ type Chunk struct {
 	Changes   []Change // OpRead; Pos is (Watermark, KindBackfill, ordinal from 1)
 	Relation  *Relation
 	Snapshot  Snapshot
+	Time      int64    // of the read, microseconds since 1970-01-01 UTC
 	Watermark LSN      // the chunk is applied when the stream has reached it
 	Last      []string // key values of the last row; nil if there is none
 	Done      bool     // no row lies behind the chunk
