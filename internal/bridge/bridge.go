@@ -2,62 +2,138 @@ package bridge
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"backstory/capture"
+	"backstory/internal/state"
 	"backstory/transform"
 )
 
-// Database is the legacy database as the bridge needs it.
-type Database interface {
-	// Prepare runs the preflight and creates the publication and the slot where
-	// they are missing and may be created. It leaves nothing behind when it refuses.
-	Prepare(ctx context.Context) (*capture.Prepared, error)
-	// Open takes the slot and streams from start, or from where the slot is if
-	// start is 0. While another session has the slot it waits.
-	Open(ctx context.Context, start capture.LSN) (Source, error)
+// Bridge carries changes from the database to the sink. Make one with [New],
+// then call Run once.
+type Bridge struct {
+	cfg      Config
+	backfill BackfillConfig
+	db       Database
+	sink     Sink
+	store    *state.Store
+	memory   memory
+	mapping  *transform.Mapping
+	log      *slog.Logger
+	metrics  *metrics
+	status   *statusBoard
 }
 
-// Source yields the changes of committed transactions in commit order.
-type Source interface {
-	// Next blocks until changes, or progress without changes, are there. The
-	// batch is valid until the following call.
-	Next(ctx context.Context) (*capture.Batch, error)
-	// Confirm lets Postgres discard the WAL below lsn. Everything below it must
-	// by then be durable in the sink and in the state. It does not block.
-	Confirm(lsn capture.LSN)
-	Close() error
+// New puts the rooms together. The store is the bridge's alone until Run returns.
+func New(cfg Config, backfill BackfillConfig, db Database, sink Sink, store *state.Store,
+	m *transform.Mapping, log *slog.Logger, reg prometheus.Registerer,
+) *Bridge {
+	return &Bridge{
+		cfg: cfg, backfill: backfill, db: db, sink: sink, store: store, memory: memory{store},
+		mapping: m, log: log.With("stage", "bridge"), metrics: newMetrics(reg), status: newStatusBoard(m),
+	}
 }
 
-// Sink makes events durable in Kafka and reads them back.
-type Sink interface {
-	// Fence ends every former session, whoever holds it, and opens a new one. When
-	// it returns, no record of a former session can appear any more, and those
-	// that did are visible. Nothing of the topics may be read before.
-	Fence(ctx context.Context) error
-	// Check compares the topics with what is remembered of them: the record at
-	// LastAt of each mark must carry the id Last. A record that compaction or
-	// retention may have taken is no difference.
-	Check(ctx context.Context, marks []transform.Mark) error
-	// Fold hands out the records of one topic of a table, each partition in order,
-	// from the given offsets (one for each partition; below the log's start means its start) to the end as of the
-	// call. The record is valid during the call of fn. It returns the marks of
-	// the ends.
-	Fold(ctx context.Context, table *transform.Table, topic transform.Topic, from []int64, fn func(*transform.Stored) error) ([]transform.Mark, error)
-	// Encode builds the record batches of events, which must be those of whole
-	// changes. Calls are in the order of publication.
-	Encode(events []transform.Event) (Publication, error)
+// Run streams until ctx is done and then ends in order: what was taken is
+// published, committed and confirmed, within StopTimeout; that returns nil. A
+// lost connection, a taken slot or a fenced producer begins a new session; any
+// other error ends Run with nothing confirmed that is not durable.
+func (b *Bridge) Run(ctx context.Context) error {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval = 200 * time.Millisecond
+	pause.MaxInterval = 15 * time.Second
+	begun := time.Now()
+	for streamed := false; ; {
+		b.status.phase("starting", nil)
+		err := b.session(ctx, func() { streamed = true; pause.Reset() })
+		switch {
+		case ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled) || restarts(err)):
+			b.status.phase("stopped", nil)
+			return nil
+		case err == nil:
+			return errors.New("the stream ended by itself")
+		case !restarts(err):
+			b.status.phase("failed", err)
+			return err
+		case !streamed && time.Since(begun) > b.cfg.StartupTimeout:
+			b.status.phase("failed", err)
+			return fmt.Errorf("gave up after startup_timeout (%s): %w", b.cfg.StartupTimeout, unrestartable{err})
+		}
+		b.metrics.restarts.Inc()
+		wait := pause.NextBackOff()
+		b.status.phase("reconnecting", err)
+		b.log.Warn("session over, starting the next one", "err", err, "pause", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
 }
 
-// Publication is a set of encoded events on its way. Its methods are called
-// once each, in this order, and publications one after another.
-type Publication interface {
-	// Events returns when every event is acknowledged in the events topics.
-	Events(ctx context.Context) error
-	// Latest returns when the newest state of each aggregate is acknowledged in
-	// the latest topics.
-	Latest(ctx context.Context) error
-	// Marks are the ends of the partitions that the publication wrote. Valid until Release.
-	Marks() []transform.Mark
-	// Release gives the buffers back.
-	Release()
+// unrestartable hides from callers that the error was one to retry.
+type unrestartable struct{ error }
+
+// session takes the slot, brings the state level with the topics and streams
+// until ctx is done (nil) or something breaks.
+func (b *Bridge) session(ctx context.Context, streaming func()) (err error) {
+	start, remembered, err := b.memory.lsn()
+	if err != nil {
+		return err
+	}
+	prepared, err := b.db.Prepare(ctx, !remembered)
+	if err != nil {
+		return fmt.Errorf("prepare the database: %w", err)
+	}
+	if err := b.bind(prepared); err != nil {
+		return err
+	}
+	b.status.phase("waiting for the slot", nil)
+	src, err := b.db.Open(ctx, start)
+	if err != nil {
+		return fmt.Errorf("open the slot: %w", err)
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	b.status.phase("recovering", nil)
+	if err := b.recover(ctx, start, remembered); err != nil {
+		return err
+	}
+	streaming()
+	b.status.phase("streaming", nil)
+	return newStream(b, src, prepared).run(ctx)
+}
+
+// bind ties mapping, database and state together, and refuses what doesn't fit.
+func (b *Bridge) bind(prepared *capture.Prepared) error {
+	if err := b.store.Bind(prepared.Identity); err != nil {
+		return err
+	}
+	if err := b.mapping.Bind(prepared.Tables); err != nil {
+		return err
+	}
+	changed, err := b.memory.register(b.mapping.Tables)
+	if err != nil {
+		return fmt.Errorf("mapping against the state: %w", err)
+	}
+	for _, t := range changed {
+		b.log.Info("mapping changed since the last run, the table is compared with the state again", "table", t.Schema+"."+t.Name)
+		if err := b.again(t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// again makes the table's import begin anew, as one that repairs.
+func (b *Bridge) again(t *transform.Table) error {
+	batch := b.store.Begin()
+	if err := setRun(batch, t.ID, importRun{Reconcile: true}); err != nil {
+		return err
+	}
+	return b.store.Commit(batch)
 }

@@ -36,6 +36,18 @@ func (r *Report) String() string {
 // type, old and new values, reason, version, partition and the uniqueness of its
 // id; and for each key the newest latest record.
 func Compare(h History, events, latest []Record, partitions int32) *Report {
+	r := CompareUnplaced(h, events, latest)
+	for i := range events {
+		r.partition(&events[i], partitions)
+	}
+	for i := range latest {
+		r.partition(&latest[i], partitions)
+	}
+	return r
+}
+
+// CompareUnplaced is Compare for topics whose partitions follow another rule.
+func CompareUnplaced(h History, events, latest []Record) *Report {
 	r := &Report{Keys: len(h), Events: len(events), Latest: len(latest)}
 	byKey, ids := map[string][]*Record{}, map[string]string{}
 	for i := range events {
@@ -49,7 +61,6 @@ func Compare(h History, events, latest []Record, partitions int32) *Report {
 			r.add("key %s: id %s stands at %s and %s", e.Key, e.Headers["ce_id"], at, place)
 		}
 		ids[e.Headers["ce_id"]] = place
-		r.partition(e, partitions)
 		byKey[e.Key] = append(byKey[e.Key], e)
 	}
 	for _, key := range slices.Sorted(maps.Keys(h)) {
@@ -60,7 +71,7 @@ func Compare(h History, events, latest []Record, partitions int32) *Report {
 			r.add("key %s: %d events of a row that never was", key, len(byKey[key]))
 		}
 	}
-	r.latest(h, byKey, latest, partitions)
+	r.latest(h, byKey, latest)
 	return r
 }
 
@@ -197,11 +208,10 @@ func reasonJSON(reason *string) string {
 // latest checks each key's newest record of the latest topic: the newest row, or
 // a tombstone, with the version of the newest event; and that no record of a key
 // shows an older version than the one before it.
-func (r *Report) latest(h History, events map[string][]*Record, latest []Record, partitions int32) {
+func (r *Report) latest(h History, events map[string][]*Record, latest []Record) {
 	newest := map[string]*Record{}
 	for i := range latest {
 		l := &latest[i]
-		r.partition(l, partitions)
 		if old := newest[l.Key]; old != nil && l.Version() <= old.Version() {
 			r.add("latest of key %s: version %d at %d/%d after version %d", l.Key, l.Version(), l.Partition, l.Offset, old.Version())
 		}

@@ -1,0 +1,91 @@
+package bridge
+
+import (
+	"errors"
+	"time"
+)
+
+// Config bounds the loop.
+type Config struct {
+	// PieceBytes is about how much event data is encoded into one publication;
+	// at most three of them are in memory. Default 4 MiB.
+	PieceBytes int `mapstructure:"piece_bytes" yaml:"piece_bytes"`
+	// PieceEvents bounds the events of one publication. Default 10000.
+	PieceEvents int `mapstructure:"piece_events" yaml:"piece_events"`
+	// SyncInterval is how often the state is flushed to disk and the slot
+	// confirmed. It delays the release of WAL, not the events. Default 500 ms.
+	SyncInterval time.Duration `mapstructure:"sync_interval" yaml:"sync_interval"`
+	// StopTimeout bounds the orderly end after SIGTERM. What is not published by
+	// then comes again at the next start. Default 30 s.
+	StopTimeout time.Duration `mapstructure:"stop_timeout" yaml:"stop_timeout"`
+	// StartupTimeout is how long the first start may wait for servers that can't
+	// be reached. Later the bridge waits for ever. Default 30 s.
+	StartupTimeout time.Duration `mapstructure:"startup_timeout" yaml:"startup_timeout"`
+	// RenewInterval is the age at which the Kafka session is fenced anew, far
+	// below transactional.id.expiration.ms (7 days). Default 24 h.
+	RenewInterval time.Duration `mapstructure:"renew_interval" yaml:"renew_interval"`
+}
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config {
+	return Config{
+		PieceBytes:     4 << 20,
+		PieceEvents:    10_000,
+		SyncInterval:   500 * time.Millisecond,
+		StopTimeout:    30 * time.Second,
+		StartupTimeout: 30 * time.Second,
+		RenewInterval:  24 * time.Hour,
+	}
+}
+
+// Validate reports every value that is out of bounds, by key.
+func (c Config) Validate() error {
+	var errs []error
+	if c.PieceBytes < 1<<16 || c.PieceBytes > 64<<20 {
+		errs = append(errs, errors.New("piece_bytes: from 65536 to 67108864"))
+	}
+	if c.PieceEvents < 1 || c.PieceEvents > 1_000_000 {
+		errs = append(errs, errors.New("piece_events: from 1 to 1000000"))
+	}
+	if c.SyncInterval < 10*time.Millisecond || c.SyncInterval > time.Minute {
+		errs = append(errs, errors.New("sync_interval: from 10ms to 1m"))
+	}
+	if c.StopTimeout <= 0 {
+		errs = append(errs, errors.New("stop_timeout: above 0"))
+	}
+	if c.StartupTimeout <= 0 {
+		errs = append(errs, errors.New("startup_timeout: above 0"))
+	}
+	if c.RenewInterval < time.Minute || c.RenewInterval > 6*24*time.Hour {
+		errs = append(errs, errors.New("renew_interval: from 1m to 144h"))
+	}
+	return errors.Join(errs...)
+}
+
+// BackfillConfig says how tables are read.
+type BackfillConfig struct {
+	// Initial imports the rows that are there at the first start. Without it
+	// the bridge streams from the slot's start and imports nothing. Default true.
+	Initial bool `mapstructure:"initial" yaml:"initial"`
+	// ChunkRows is the size of a chunk, 1 to 1,000,000 rows. Default 10000.
+	ChunkRows int `mapstructure:"chunk_rows" yaml:"chunk_rows"`
+	// RowsPerSecond bounds the load on the database; 0 means no limit.
+	RowsPerSecond int `mapstructure:"rows_per_second" yaml:"rows_per_second"`
+}
+
+// DefaultBackfillConfig returns the defaults.
+func DefaultBackfillConfig() BackfillConfig {
+	return BackfillConfig{Initial: true, ChunkRows: 10_000}
+}
+
+// Validate reports every value that is out of bounds, by key.
+func (c BackfillConfig) Validate() error {
+	var errs []error
+	if c.ChunkRows < 1 || c.ChunkRows > 1_000_000 {
+		errs = append(errs, errors.New("chunk_rows: from 1 to 1000000"))
+	}
+	if c.RowsPerSecond < 0 {
+		errs = append(errs, errors.New("rows_per_second: 0 (no limit) or above"))
+	}
+	return errors.Join(errs...)
+}

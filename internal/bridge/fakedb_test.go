@@ -1,0 +1,434 @@
+package bridge_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+
+	"backstory/capture"
+	"backstory/internal/bridge"
+	"backstory/internal/e2e/audit"
+)
+
+// relation is the table of the audit package as capture would describe it.
+var relation = &capture.Relation{ID: 16400, Schema: "public", Name: "products", Identity: 'd', Columns: []capture.Column{
+	{Name: "id", OID: 20, Base: 20, Key: true}, {Name: "sku", OID: 25, Base: 25}, {Name: "name", OID: 25, Base: 25},
+	{Name: "description", OID: 25, Base: 25}, {Name: "price", OID: 1700, Base: 1700}, {Name: "currency", OID: 1042, Base: 1042},
+	{Name: "stock", OID: 23, Base: 23}, {Name: "attributes", OID: 3802, Base: 3802}, {Name: "tags", OID: 1009, Base: 1009, Elem: 25},
+	{Name: "active", OID: 16, Base: 16}, {Name: "weight", OID: 701, Base: 701}, {Name: "updated_at", OID: 1184, Base: 1184},
+}}
+
+const (
+	colID, colDescription, colPrice, colStock = 0, 3, 4, 6
+)
+
+// transaction is an entry of the fake WAL.
+type transaction struct {
+	xid         uint32
+	commit, end capture.LSN
+	changes     []capture.Change
+	visible     bool // to snapshots; its commit record is in WAL before that
+	undo        map[string]audit.Row
+}
+
+// fakeDB is a database with one table: commits are in WAL at once and become
+// visible later; the slot redelivers from what was confirmed.
+type fakeDB struct {
+	mu        sync.Mutex
+	cond      *sync.Cond
+	rng       *rand.Rand
+	rows      map[string]audit.Row // with every commit record
+	history   audit.History
+	wal       []*transaction
+	tip       capture.LSN
+	xid       uint32
+	confirmed capture.LSN
+	created   bool
+	sources   int
+}
+
+func newFakeDB(seed uint64) *fakeDB {
+	db := &fakeDB{rng: rand.New(rand.NewPCG(seed, 1)), rows: map[string]audit.Row{}, history: audit.History{}, tip: 1000, xid: 700}
+	db.cond = sync.NewCond(&db.mu)
+	return db
+}
+
+func text(s string) *string { return &s }
+
+func newRow(id, description, price, stock string) audit.Row {
+	row := make(audit.Row, len(relation.Columns))
+	row[colID], row[colPrice], row[colStock] = text(id), text(price), text(stock)
+	if description != "" {
+		row[colDescription] = text(description)
+	}
+	return row
+}
+
+// standing puts a row into the table before the story begins.
+func (db *fakeDB) standing(row audit.Row) {
+	db.rows[*row[colID]] = row
+	db.history[*row[colID]] = append(db.history[*row[colID]], audit.Step{New: row, Standing: true})
+}
+
+// tx is a transaction being written.
+type tx struct {
+	db *fakeDB
+	t  *transaction
+}
+
+// commit runs f in a transaction and appends it to the WAL, not yet visible. It
+// first waits for none: keys whose last transaction is invisible are locked, and
+// f must not touch them.
+func (db *fakeDB) commit(f func(t *tx)) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.xid++
+	t := &tx{db: db, t: &transaction{xid: db.xid, undo: map[string]audit.Row{}}}
+	f(t)
+	gap := capture.LSN(db.rng.IntN(3)) * 8 // a commit LSN may equal its predecessor's end
+	t.t.commit = db.tip + gap + 8*capture.LSN(len(t.t.changes))
+	if len(t.t.changes) == 0 {
+		t.t.commit = db.tip
+	}
+	t.t.end = t.t.commit + 8
+	db.tip = t.t.end
+	for i := range t.t.changes {
+		c := &t.t.changes[i]
+		c.Pos = capture.Position{LSN: t.t.commit, Kind: capture.KindChange, Index: uint32(i + 1)}
+		c.XID, c.Time, c.Relation = t.t.xid, 1_700_000_000_000_000+int64(t.t.commit), relation
+	}
+	db.wal = append(db.wal, t.t)
+	db.cond.Broadcast()
+}
+
+func (t *tx) put(op capture.Op, old, now audit.Row) {
+	c := capture.Change{Op: op}
+	if now != nil {
+		c.New = values(now)
+	}
+	if op == capture.OpDelete || (op == capture.OpUpdate && *old[colID] != *now[colID]) {
+		c.Old = make([]capture.Value, len(relation.Columns))
+		c.Old[colID] = capture.Value{Kind: capture.Text, Data: []byte(*old[colID])}
+	}
+	if op == capture.OpUpdate && old[colDescription] != nil && len(*old[colDescription]) > 20 && old[colDescription] == now[colDescription] {
+		c.New[colDescription] = capture.Value{Kind: capture.Unchanged}
+	}
+	t.t.changes = append(t.t.changes, c)
+	t.note(old, now)
+}
+
+// note does to table and history what the change did.
+func (t *tx) note(old, now audit.Row) {
+	step := audit.Step{Old: old, New: now}
+	switch {
+	case old == nil:
+		t.set(*now[colID], now, step)
+	case now == nil:
+		t.set(*old[colID], nil, step)
+	case *old[colID] != *now[colID]:
+		t.set(*old[colID], nil, audit.Step{Old: old, Cause: "key-changed", Related: *now[colID]})
+		t.set(*now[colID], now, audit.Step{New: now, Cause: "key-changed", Related: *old[colID]})
+	default:
+		t.set(*now[colID], now, step)
+	}
+}
+
+func (t *tx) set(key string, row audit.Row, step audit.Step) {
+	if _, ok := t.t.undo[key]; !ok {
+		t.t.undo[key] = t.db.rows[key]
+	}
+	if row == nil {
+		delete(t.db.rows, key)
+	} else {
+		t.db.rows[key] = row
+	}
+	t.db.history[key] = append(t.db.history[key], step)
+}
+
+func (t *tx) truncate() {
+	t.t.changes = append(t.t.changes, capture.Change{Op: capture.OpTruncate})
+	for _, key := range slices.Sorted(keysOf(t.db.rows)) {
+		t.set(key, nil, audit.Step{Old: t.db.rows[key], Cause: "truncate"})
+	}
+}
+
+func keysOf(m map[string]audit.Row) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+func values(row audit.Row) []capture.Value {
+	vs := make([]capture.Value, len(row))
+	for i, v := range row {
+		vs[i] = capture.Value{Kind: capture.Null}
+		if v != nil {
+			vs[i] = capture.Value{Kind: capture.Text, Data: []byte(*v)}
+		}
+	}
+	return vs
+}
+
+// locked reports whether an invisible transaction wrote the key.
+func (db *fakeDB) locked(key string) bool {
+	return slices.ContainsFunc(db.wal, func(t *transaction) bool { _, ok := t.undo[key]; return ok && !t.visible })
+}
+
+// appear makes some of the committed transactions visible; all of them if all is set.
+func (db *fakeDB) appear(all bool) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for _, t := range db.wal {
+		if all || db.rng.IntN(2) == 0 {
+			t.visible = true
+		}
+	}
+	db.cond.Broadcast()
+}
+
+// snapshot is the table without the invisible transactions.
+func (db *fakeDB) snapshot() (map[string]audit.Row, capture.Snapshot) {
+	rows := map[string]audit.Row{}
+	for k, r := range db.rows {
+		rows[k] = r
+	}
+	s := capture.Snapshot{Xmin: uint64(db.xid) + 1, Xmax: uint64(db.xid) + 1}
+	for _, t := range slices.Backward(db.wal) {
+		if t.visible {
+			continue
+		}
+		s.Running = append(s.Running, uint64(t.xid))
+		s.Xmin = min(s.Xmin, uint64(t.xid))
+		for k, r := range t.undo {
+			if r == nil {
+				delete(rows, k)
+			} else {
+				rows[k] = r
+			}
+		}
+	}
+	slices.Sort(s.Running)
+	return rows, s
+}
+
+// ---- bridge.Database
+
+func (db *fakeDB) Prepare(_ context.Context, create bool) (*capture.Prepared, error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	p := &capture.Prepared{Identity: capture.Identity{System: 7, Timeline: 1, Database: "shop"}, Server: 150000,
+		Tables: []capture.TableInfo{{TableRef: capture.TableRef{Schema: "public", Name: "products"}, PrimaryKey: []string{"id"}, Relation: relation}}}
+	if !db.created {
+		if !create {
+			return nil, errors.New("the slot is gone")
+		}
+		db.created, db.confirmed, p.Slot.Created = true, db.tip, true
+	}
+	p.Slot.Name, p.Slot.Confirmed = "backstory", db.confirmed
+	return p, nil
+}
+
+func (db *fakeDB) SlotStatus(context.Context) (capture.SlotStatus, error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return capture.SlotStatus{Name: "backstory", Exists: true, Confirmed: db.confirmed, Current: db.tip}, nil
+}
+
+func (db *fakeDB) Open(_ context.Context, start capture.LSN) (bridge.Source, error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.sources++
+	return &fakeSource{db: db, generation: db.sources, from: max(start, db.confirmed)}, nil
+}
+
+// fakeSource streams what lies above from, in pieces of random size.
+type fakeSource struct {
+	db         *fakeDB
+	generation int
+	from       capture.LSN
+	next       int // transaction
+	change     int // in it
+	batch      capture.Batch
+}
+
+func (s *fakeSource) Next(ctx context.Context) (*capture.Batch, error) {
+	s.db.mu.Lock()
+	defer s.db.mu.Unlock()
+	defer context.AfterFunc(ctx, func() { s.db.mu.Lock(); s.db.cond.Broadcast(); s.db.mu.Unlock() })()
+	for {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if s.fill() {
+			return &s.batch, nil
+		}
+		s.db.cond.Wait()
+	}
+}
+
+// fill takes some changes; it may end inside a transaction.
+func (s *fakeSource) fill() bool {
+	s.batch.Changes = s.batch.Changes[:0]
+	progress := false
+	for room := 1 + s.db.rng.IntN(5); room > 0 && s.next < len(s.db.wal); {
+		t := s.db.wal[s.next]
+		if t.commit < s.from {
+			s.next++
+			continue
+		}
+		s.batch.Reached = max(s.batch.Reached, t.commit)
+		n := min(room, len(t.changes)-s.change)
+		s.batch.Changes = append(s.batch.Changes, t.changes[s.change:s.change+n]...)
+		s.change, room, progress = s.change+n, room-max(n, 1), true
+		if s.change == len(t.changes) {
+			s.next, s.change = s.next+1, 0
+			s.batch.Reached, s.batch.End = t.end, t.end
+		}
+	}
+	return progress
+}
+
+func (s *fakeSource) Confirm(lsn capture.LSN) {
+	s.db.mu.Lock()
+	defer s.db.mu.Unlock()
+	if s.generation == s.db.sources {
+		s.db.confirmed = max(s.db.confirmed, lsn)
+		s.db.cond.Broadcast()
+	}
+}
+
+func (s *fakeSource) Close() error { return nil }
+
+// ---- bridge.Reader
+
+type fakeReader struct {
+	db   *fakeDB
+	fail func() error
+}
+
+func (db *fakeDB) OpenReader(context.Context, capture.TableInfo) (bridge.Reader, error) {
+	return &fakeReader{db: db}, nil
+}
+
+func (r *fakeReader) Horizon(context.Context) (capture.LSN, uint64, error) {
+	r.db.mu.Lock()
+	defer r.db.mu.Unlock()
+	return r.db.tip, uint64(r.db.xid) + 1, nil
+}
+
+func (r *fakeReader) Wait(ctx context.Context, xmax uint64) error {
+	r.db.mu.Lock()
+	defer r.db.mu.Unlock()
+	defer context.AfterFunc(ctx, func() { r.db.mu.Lock(); r.db.cond.Broadcast(); r.db.mu.Unlock() })()
+	for {
+		if _, s := r.db.snapshot(); s.Xmin >= xmax {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		r.db.cond.Wait()
+	}
+}
+
+func (r *fakeReader) Chunk(_ context.Context, after []string, limit int) (*capture.Chunk, error) {
+	return r.read(func(ids []string) ([]string, bool) {
+		from := 0
+		if after != nil {
+			from, _ = slices.BinarySearch(ids, after[0]+"\x00")
+		}
+		to := min(from+limit, len(ids))
+		return ids[from:to], to == len(ids)
+	})
+}
+
+func (r *fakeReader) Lookup(_ context.Context, keys [][]string) (*capture.Chunk, error) {
+	return r.read(func(ids []string) ([]string, bool) {
+		return slices.DeleteFunc(ids, func(id string) bool {
+			return !slices.ContainsFunc(keys, func(k []string) bool { return k[0] == id })
+		}), true
+	})
+}
+
+// read takes a snapshot, lets others commit, and then writes the watermark.
+func (r *fakeReader) read(choose func(ids []string) ([]string, bool)) (*capture.Chunk, error) {
+	r.db.mu.Lock()
+	rows, snapshot := r.db.snapshot()
+	ids, done := choose(slices.Sorted(keysOf(rows)))
+	chunk := &capture.Chunk{Relation: relation, Snapshot: snapshot, Done: done, Time: 1_700_000_000_000_000 + int64(r.db.tip)}
+	r.db.mu.Unlock()
+	r.db.commit(func(*tx) {}) // the watermark's own transaction
+	r.db.mu.Lock()
+	defer r.db.mu.Unlock()
+	mark := r.db.wal[len(r.db.wal)-1]
+	mark.visible = true
+	chunk.Watermark = mark.commit
+	for i, id := range ids {
+		chunk.Changes = append(chunk.Changes, capture.Change{Op: capture.OpRead, Relation: relation, New: values(rows[id]),
+			Time: chunk.Time, Pos: capture.Position{LSN: chunk.Watermark, Kind: capture.KindBackfill, Index: uint32(i + 1)}})
+		chunk.Last = []string{id}
+	}
+	return chunk, nil
+}
+
+func (r *fakeReader) Close() error { return nil }
+
+// random commits one random transaction on unlocked keys 1 to n.
+func (db *fakeDB) random(n int) {
+	db.commit(func(t *tx) {
+		for range 1 + db.rng.IntN(4) {
+			key := strconv.Itoa(1 + db.rng.IntN(n))
+			if db.locked(key) {
+				continue
+			}
+			row := db.rows[key]
+			switch p := db.rng.IntN(20); {
+			case row == nil:
+				t.put(capture.OpInsert, nil, newRow(key, db.description(), "1.00", "0"))
+			case p < 3:
+				t.put(capture.OpDelete, row, nil)
+			case p < 5:
+				to := strconv.Itoa(1 + db.rng.IntN(n))
+				if db.rows[to] != nil || db.locked(to) {
+					continue
+				}
+				now := slices.Clone(row)
+				now[colID] = text(to)
+				t.put(capture.OpUpdate, row, now)
+			case p == 5 && !slices.ContainsFunc(slices.Sorted(keysOf(db.rows)), db.locked):
+				t.truncate()
+			default:
+				t.put(capture.OpUpdate, row, db.changed(row))
+			}
+		}
+	})
+}
+
+func (db *fakeDB) description() string {
+	if db.rng.IntN(2) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("a large description, stored out of line %d", db.rng.IntN(1000))
+}
+
+func (db *fakeDB) changed(row audit.Row) audit.Row {
+	now := slices.Clone(row)
+	if db.rng.IntN(2) == 0 {
+		now[colPrice] = text(fmt.Sprintf("%d.50", db.rng.IntN(100)))
+	}
+	if db.rng.IntN(2) == 0 {
+		now[colStock] = text(strconv.Itoa(db.rng.IntN(100)))
+	}
+	if db.rng.IntN(4) == 0 {
+		now[colDescription] = text("another large description, out of line " + strconv.Itoa(db.rng.IntN(1000)))
+	}
+	return now
+}

@@ -1,0 +1,289 @@
+package bridge_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+
+	"backstory/capture"
+	"backstory/internal/bridge"
+	"backstory/internal/e2e/audit"
+	"backstory/transform"
+)
+
+// partitions of each fake topic.
+const partitions = 3
+
+// kafka is what outlives a process: two topics, the fence, and requests of dead
+// sessions that may still land.
+type kafka struct {
+	mu     sync.Mutex
+	rng    *rand.Rand
+	log    [2][partitions][]transform.Stored // control records have a nil Table
+	fence  int
+	ghosts []request
+	faults float64 // probability that a step dies
+}
+
+// request is one partition's part of a publication.
+type request struct {
+	session   int
+	topic     transform.Topic
+	partition int32
+	records   []transform.Stored
+	at        int64 // base offset that the session expects
+}
+
+func newKafka(seed uint64) *kafka { return &kafka{rng: rand.New(rand.NewPCG(seed, 2))} }
+
+func partitionOf(key []byte) int32 {
+	var sum int32
+	for _, b := range key {
+		sum = sum*31 + int32(b)
+	}
+	return (sum & 0x7fffffff) % partitions
+}
+
+// append lands a request if its session is not fenced and nothing is missing before it.
+func (k *kafka) append(r request) bool {
+	log := &k.log[r.topic][r.partition]
+	if r.session < k.fence || r.at != int64(len(*log)) {
+		return false
+	}
+	*log = append(*log, r.records...)
+	return true
+}
+
+// land lets some packets of dead sessions arrive.
+func (k *kafka) land() {
+	k.ghosts = slices.DeleteFunc(k.ghosts, func(r request) bool {
+		if k.rng.IntN(2) == 0 {
+			return false
+		}
+		k.append(r)
+		return true
+	})
+}
+
+// crash is how the process dies in the tests: the error passes up through Run.
+type crash struct{ at string }
+
+func (c *crash) Error() string { return "crash while " + c.at }
+
+// fakeSink is one process's session.
+type fakeSink struct {
+	k       *kafka
+	session int
+	ends    [2][partitions]int64 // predicted
+}
+
+func (s *fakeSink) dies(at string) error {
+	if s.k.rng.Float64() < s.k.faults {
+		return &crash{at}
+	}
+	return nil
+}
+
+func (s *fakeSink) Fence(context.Context) error {
+	s.k.mu.Lock()
+	defer s.k.mu.Unlock()
+	s.k.land()
+	if err := s.dies("fencing"); err != nil {
+		return err
+	}
+	s.k.fence++
+	s.session = s.k.fence
+	for t := range s.k.log {
+		for p := range s.k.log[t] {
+			s.k.log[t][p] = append(s.k.log[t][p], transform.Stored{})
+			s.ends[t][p] = int64(len(s.k.log[t][p]))
+		}
+	}
+	return nil
+}
+
+func (s *fakeSink) Renew(ctx context.Context) error { return s.Fence(ctx) }
+
+func (s *fakeSink) Check(_ context.Context, marks []transform.Mark) error {
+	s.k.mu.Lock()
+	defer s.k.mu.Unlock()
+	for _, m := range marks {
+		log := s.k.log[m.Topic][m.Partition]
+		if int64(len(log)) < m.End || (m.LastAt >= 0 && log[m.LastAt].ID != m.Last) {
+			return fmt.Errorf("%s, partition %d: not the record that is remembered at %d", m.Topic, m.Partition, m.LastAt)
+		}
+	}
+	return nil
+}
+
+func (s *fakeSink) Fold(_ context.Context, t *transform.Table, topic transform.Topic, from []int64, fn func(*transform.Stored) error) ([]transform.Mark, error) {
+	s.k.mu.Lock()
+	defer s.k.mu.Unlock()
+	s.k.land() // the fence keeps them out
+	var marks []transform.Mark
+	for p := range int32(partitions) {
+		log := s.k.log[topic][p]
+		m := transform.Mark{Table: t, Topic: topic, Partition: p, End: int64(len(log)), LastAt: -1}
+		for at := from[p]; at < m.End; at++ {
+			if log[at].Table == nil {
+				continue
+			}
+			if err := s.dies("folding"); err != nil {
+				return nil, err
+			}
+			r := log[at]
+			if err := fn(&r); err != nil {
+				return nil, err
+			}
+			m.Last, m.LastAt = r.ID, at
+		}
+		marks = append(marks, m)
+	}
+	return marks, nil
+}
+
+func (s *fakeSink) Newest(_ context.Context, _ *transform.Table, topic transform.Topic) ([]*transform.Stored, error) {
+	s.k.mu.Lock()
+	defer s.k.mu.Unlock()
+	newest := make([]*transform.Stored, partitions)
+	for p := range newest {
+		for _, r := range s.k.log[topic][p] {
+			if r.Table != nil {
+				newest[p] = &r
+			}
+		}
+	}
+	return newest, nil
+}
+
+func (s *fakeSink) Encode(events []transform.Event) (bridge.Publication, error) {
+	below := make([]int64, partitions)
+	copy(below, s.ends[transform.Events][:])
+	return s.publication(events, below, true), nil
+}
+
+func (s *fakeSink) EncodeState(events []transform.Event, below []int64) (bridge.Publication, error) {
+	return s.publication(events, below, false), nil
+}
+
+type publication struct {
+	s        *fakeSink
+	requests [2][]request
+	marks    []transform.Mark
+}
+
+func (s *fakeSink) publication(events []transform.Event, below []int64, both bool) *publication {
+	p := &publication{s: s}
+	var parts [2][partitions][]transform.Stored
+	for _, e := range events {
+		part := partitionOf(e.Key)
+		r := transform.Stored{Event: clone(e), Partition: part}
+		if both {
+			r.Topic = transform.Events
+			parts[transform.Events][part] = append(parts[transform.Events][part], r)
+		}
+		r.Topic, r.EventsOffset = transform.Latest, below[part]
+		latest := &parts[transform.Latest][part]
+		*latest = slices.DeleteFunc(*latest, func(o transform.Stored) bool { return bytes.Equal(o.Key, e.Key) })
+		*latest = append(*latest, r)
+	}
+	for t := range parts {
+		for part, records := range parts[t] {
+			if len(records) > 0 {
+				p.add(request{session: s.session, topic: transform.Topic(t), partition: int32(part), records: records})
+			}
+		}
+	}
+	return p
+}
+
+func (p *publication) add(r request) {
+	end := &p.s.ends[r.topic][r.partition]
+	r.at = *end
+	*end += int64(len(r.records))
+	for i := range r.records {
+		r.records[i].Offset = r.at + int64(i)
+	}
+	last := r.records[len(r.records)-1]
+	p.requests[r.topic] = append(p.requests[r.topic], r)
+	p.marks = append(p.marks, transform.Mark{Table: last.Table, Topic: r.topic, Partition: r.partition, End: *end, Last: last.ID, LastAt: *end - 1})
+}
+
+func clone(e transform.Event) transform.Event {
+	e.Key, e.Related, e.Data, e.State = bytes.Clone(e.Key), bytes.Clone(e.Related), bytes.Clone(e.Data), bytes.Clone(e.State)
+	return e
+}
+
+func (p *publication) Events(context.Context) error { return p.send(transform.Events) }
+func (p *publication) Latest(context.Context) error { return p.send(transform.Latest) }
+func (p *publication) Marks() []transform.Mark      { return p.marks }
+func (p *publication) Release()                     {}
+
+// send appends the requests of a topic, or dies with some of them landed, some
+// under way and some never sent.
+func (p *publication) send(topic transform.Topic) error {
+	k := p.s.k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := p.s.dies("publishing " + topic.String()); err != nil {
+		for _, r := range p.requests[topic] {
+			switch k.rng.IntN(3) {
+			case 0:
+				k.append(r)
+			case 1:
+				k.ghosts = append(k.ghosts, r)
+			}
+		}
+		return err
+	}
+	for _, r := range p.requests[topic] {
+		if !k.append(r) {
+			return errors.New("fenced, or out of sequence")
+		}
+	}
+	if err := p.s.dies("hearing of " + topic.String()); err != nil {
+		return err
+	}
+	return nil
+}
+
+// records are a topic's as any consumer sees them.
+func (k *kafka) records(topic transform.Topic) []audit.Record {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var out []audit.Record
+	for _, log := range k.log[topic] {
+		for i := range log {
+			if log[i].Table != nil {
+				out = append(out, record(&log[i]))
+			}
+		}
+	}
+	return out
+}
+
+func record(s *transform.Stored) audit.Record {
+	r := audit.Record{Key: string(s.Key), Value: s.Data, Partition: s.Partition, Offset: s.Offset, Headers: map[string]string{
+		"ce_id": s.ID.String(), "ce_type": s.Type, "ce_aggregateversion": strconv.FormatUint(s.Version, 10),
+	}}
+	if s.Topic == transform.Latest {
+		r.Value = s.State
+	}
+	maps.DeleteFunc(r.Headers, func(_, v string) bool { return v == "" })
+	if c := s.Cause.String(); c != "" {
+		r.Headers["ce_cause"] = c
+	}
+	if s.Related != nil {
+		r.Headers["ce_related"] = string(s.Related)
+	}
+	if s.Op == capture.OpRead {
+		r.Headers["ce_op"] = "read"
+	}
+	return r
+}

@@ -1,0 +1,217 @@
+package bridge
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+
+	"backstory/capture"
+	"backstory/internal/state"
+	"backstory/transform"
+)
+
+// What the bridge keeps in the state beside the aggregates, by name:
+//
+//	lsn                     8 bytes: everything below is published and in the state
+//	aggregate/NAME          JSON [registration]
+//	mark/ID/TOPIC/PARTITION 32 bytes: end, offset of the newest record, its ce_id
+//	import/ID               JSON [importRun]
+const metaLSN = "lsn"
+
+// registration ties an aggregate's name to its number in the state and to what
+// must not change under it.
+type registration struct {
+	ID          uint16   `json:"id"`
+	Table       string   `json:"table"`
+	Key         []string `json:"key"`
+	Events      string   `json:"events"`
+	Latest      string   `json:"latest"`
+	Fingerprint string   `json:"fingerprint"`
+}
+
+// importRun is how far the reading of a table has come.
+type importRun struct {
+	Done      bool        `json:"done"`
+	Reconcile bool        `json:"reconcile"`        // the state may hold what the table lost
+	Scanned   bool        `json:"scanned"`          // all chunks are read
+	Horizon   capture.LSN `json:"horizon"`          // transactions that committed below are visible to every chunk
+	Cursor    []string    `json:"cursor,omitempty"` // key of the last row applied
+	Rows      int64       `json:"rows"`             // rows applied so far
+}
+
+// memory reads and writes them.
+type memory struct{ store *state.Store }
+
+// lsn returns the position up to which the state has everything, and whether
+// the bridge has ever streamed with this state.
+func (m memory) lsn() (capture.LSN, bool, error) {
+	v, ok := m.store.Meta(metaLSN)
+	if !ok {
+		return 0, false, nil
+	}
+	if len(v) != 8 {
+		return 0, false, damaged(metaLSN)
+	}
+	return capture.LSN(binary.BigEndian.Uint64(v)), true, nil
+}
+
+func setLSN(b *state.Batch, lsn capture.LSN) error {
+	var v [8]byte
+	binary.BigEndian.PutUint64(v[:], uint64(lsn))
+	return b.SetMeta(metaLSN, v[:])
+}
+
+func markName(table uint16, topic transform.Topic, partition int32) string {
+	return fmt.Sprintf("mark/%d/%s/%d", table, topic, partition)
+}
+
+// marks returns what is remembered of a topic, one for each partition of it;
+// ok is false where nothing is remembered of any.
+func (m memory) marks(t *transform.Table, topic transform.Topic) (marks []transform.Mark, ok bool, err error) {
+	for p := range t.Topics.Partitions {
+		mark := transform.Mark{Table: t, Topic: topic, Partition: p, LastAt: -1}
+		name := markName(t.ID, topic, p)
+		if v, found := m.store.Meta(name); found {
+			if len(v) != 32 {
+				return nil, false, damaged(name)
+			}
+			mark.End = int64(binary.BigEndian.Uint64(v))
+			mark.LastAt = int64(binary.BigEndian.Uint64(v[8:]))
+			copy(mark.Last[:], v[16:])
+			ok = true
+		}
+		marks = append(marks, mark)
+	}
+	return marks, ok, nil
+}
+
+// setMark remembers the end of a partition. A mark without a record keeps the
+// record that was remembered before.
+func (m memory) setMark(b *state.Batch, name string, mark transform.Mark) error {
+	var v [32]byte
+	if mark.LastAt < 0 {
+		if old, ok := m.store.Meta(name); ok && len(old) == len(v) {
+			copy(v[:], old)
+		} else {
+			binary.BigEndian.PutUint64(v[8:], uint64(mark.LastAt))
+		}
+	} else {
+		binary.BigEndian.PutUint64(v[8:], uint64(mark.LastAt))
+		copy(v[16:], mark.Last[:])
+	}
+	binary.BigEndian.PutUint64(v[:], uint64(mark.End))
+	return b.SetMeta(name, v[:])
+}
+
+func importName(table uint16) string { return fmt.Sprintf("import/%d", table) }
+
+// run returns how far the table's import is; ok is false if it never began.
+func (m memory) run(table uint16) (r importRun, ok bool, err error) {
+	v, ok := m.store.Meta(importName(table))
+	if !ok {
+		return importRun{}, false, nil
+	}
+	if err := json.Unmarshal(v, &r); err != nil {
+		return importRun{}, false, damaged(importName(table))
+	}
+	return r, true, nil
+}
+
+func setRun(b *state.Batch, table uint16, r importRun) error {
+	v, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("import progress of table %d: %w", table, err)
+	}
+	return b.SetMeta(importName(table), v)
+}
+
+// register gives each table of the mapping its number and refuses one whose
+// aggregate was made with another table, key or topic. It reports the tables
+// whose mapping changed in any other way.
+func (m memory) register(tables []*transform.Table) (changed []*transform.Table, err error) {
+	known, last := map[string]registration{}, uint16(0)
+	for _, t := range tables {
+		r, ok, err := m.registration(t.Aggregate)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			known[t.Aggregate] = r
+		}
+	}
+	if v, ok := m.store.Meta("tables"); ok && len(v) == 2 {
+		last = binary.BigEndian.Uint16(v)
+	}
+	b := m.store.Begin()
+	for _, t := range tables {
+		print := t.Fingerprint()
+		now := registration{Table: t.Schema + "." + t.Name, Key: t.Key, Events: t.Topics.Events,
+			Latest: t.Topics.Latest, Fingerprint: hex.EncodeToString(print[:])}
+		old, ok := known[t.Aggregate]
+		if ok {
+			if err := sameAggregate(t, old, now); err != nil {
+				m.store.Drop(b)
+				return nil, err
+			}
+			now.ID = old.ID
+			if old.Fingerprint != now.Fingerprint {
+				changed = append(changed, t)
+			}
+		} else {
+			last++
+			now.ID = last
+		}
+		t.ID = now.ID
+		if err := putJSON(b, "aggregate/"+t.Aggregate, now); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.SetMeta("tables", binary.BigEndian.AppendUint16(nil, last)); err != nil {
+		return nil, err
+	}
+	return changed, m.store.Commit(b)
+}
+
+func (m memory) registration(aggregate string) (r registration, ok bool, err error) {
+	v, ok := m.store.Meta("aggregate/" + aggregate)
+	if !ok {
+		return registration{}, false, nil
+	}
+	if err := json.Unmarshal(v, &r); err != nil {
+		return registration{}, false, damaged("aggregate/" + aggregate)
+	}
+	return r, true, nil
+}
+
+// sameAggregate refuses what would tear the history of an aggregate apart.
+func sameAggregate(t *transform.Table, old, now registration) error {
+	for _, d := range []struct{ what, old, now string }{
+		{"table", old.Table, now.Table},
+		{"key", fmt.Sprint(old.Key), fmt.Sprint(now.Key)},
+		{"events topic", old.Events, now.Events},
+		{"latest topic", old.Latest, now.Latest},
+	} {
+		if d.old != d.now {
+			return &Refusal{
+				Thing:   "mapping of aggregate " + t.Aggregate,
+				Problem: fmt.Sprintf("its %s was %s and is now %s", d.what, d.old, d.now),
+				Cure:    "its history would be torn apart: put it back, or give the table a new aggregate name and new topics",
+			}
+		}
+	}
+	return nil
+}
+
+func putJSON(b *state.Batch, name string, v any) error {
+	j, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("state: %s: %w", name, err)
+	}
+	return b.SetMeta(name, j)
+}
+
+func damaged(name string) error {
+	return &Refusal{Thing: "state", Problem: "its entry " + name + " can't be read",
+		Cure: "move the state directory away: it is rebuilt from the topics at the next start"}
+}

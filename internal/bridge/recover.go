@@ -1,0 +1,294 @@
+package bridge
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"backstory/capture"
+	"backstory/internal/state"
+	"backstory/transform"
+)
+
+// foldBatch bounds the aggregates of latest that are folded between two commits.
+const foldBatch = 10_000
+
+// recover brings the state level with the topics: fence, check what is
+// remembered, fold latest, fold events, publish latest for what the events
+// moved, commit. The slot is taken by now and nothing has been read from it.
+func (b *Bridge) recover(ctx context.Context, start capture.LSN, remembered bool) error {
+	if err := b.sink.Fence(ctx); err != nil {
+		return fmt.Errorf("fence former sessions: %w", err)
+	}
+	moved := false
+	for _, t := range b.mapping.Tables {
+		n, err := b.recoverTable(ctx, t)
+		if err != nil {
+			return fmt.Errorf("recover %s: %w", t.Aggregate, err)
+		}
+		moved = moved || n > 0
+	}
+	return b.checkSlot(ctx, start, remembered, moved)
+}
+
+// recoverTable folds both topics of a table into the state and returns how many
+// records it found beyond what was remembered.
+func (b *Bridge) recoverTable(ctx context.Context, t *transform.Table) (folded int, err error) {
+	events, known, err := b.memory.marks(t, transform.Events)
+	if err != nil {
+		return 0, err
+	}
+	latest, knownLatest, err := b.memory.marks(t, transform.Latest)
+	if err != nil {
+		return 0, err
+	}
+	if known || knownLatest {
+		if err := b.sink.Check(ctx, append(events, latest...)); err != nil {
+			return 0, fmt.Errorf("check the topics: %w", err)
+		}
+	} else if err := b.rebuildFrom(ctx, t, events); err != nil {
+		return 0, err
+	}
+	f := &fold{b: b, table: t, orphans: map[int32]transform.Stored{}}
+	marks, err := f.latest(ctx, ends(latest))
+	if err != nil {
+		return 0, err
+	}
+	moreMarks, err := f.events(ctx, ends(events))
+	if err != nil {
+		return 0, err
+	}
+	if err := f.finish(ctx, ends(events), append(marks, moreMarks...)); err != nil {
+		return 0, err
+	}
+	if !known && !knownLatest && f.folded > 0 {
+		b.log.Info("state rebuilt from the topics, the table is compared with it", "table", t.Schema+"."+t.Name, "records", f.folded)
+		return f.folded, b.again(t)
+	}
+	return f.folded, nil
+}
+
+// rebuildFrom sets the ends of the events marks to where a rebuild begins: below
+// the ce_eventsoffset of the newest latest record all events are in latest.
+func (b *Bridge) rebuildFrom(ctx context.Context, t *transform.Table, events []transform.Mark) error {
+	newest, err := b.sink.Newest(ctx, t, transform.Latest)
+	if err != nil {
+		return fmt.Errorf("newest records of %s: %w", t.Topics.Latest, err)
+	}
+	for p, s := range newest {
+		if s != nil {
+			events[p].End = s.EventsOffset
+		}
+	}
+	return nil
+}
+
+func ends(marks []transform.Mark) []int64 {
+	offsets := make([]int64, len(marks))
+	for i, m := range marks {
+		offsets[i] = m.End
+	}
+	return offsets
+}
+
+// fold takes the records of one table's topics into the state.
+type fold struct {
+	b      *Bridge
+	table  *transform.Table
+	batch  *state.Batch
+	folded int
+	image  []byte // scratch
+	// orphans has each partition's newest latest record until its event is seen
+	// in the events topic.
+	orphans map[int32]transform.Stored
+	// moved are the aggregates that the events moved beyond latest, each with
+	// its newest event; order has them as they came.
+	moved map[string]*transform.Event
+	order []string
+}
+
+// latest folds full images, committing as it goes: the state stays at or below
+// the topic.
+func (f *fold) latest(ctx context.Context, from []int64) ([]transform.Mark, error) {
+	f.batch = f.b.store.Begin()
+	marks, err := f.b.sink.Fold(ctx, f.table, transform.Latest, from, func(s *transform.Stored) error {
+		f.folded++
+		f.seen(s)
+		if _, err := f.apply(s); err != nil {
+			return err
+		}
+		if f.batch.Len() < foldBatch {
+			return nil
+		}
+		if err := f.b.store.Commit(f.batch); err != nil {
+			return err
+		}
+		f.batch = f.b.store.Begin()
+		return nil
+	})
+	if err != nil {
+		f.b.store.Drop(f.batch)
+		return nil, fmt.Errorf("fold %s: %w", f.table.Topics.Latest, err)
+	}
+	if err := f.b.store.Commit(f.batch); err != nil {
+		return nil, err
+	}
+	return marks, nil
+}
+
+// seen remembers the newest latest record of a partition.
+func (f *fold) seen(s *transform.Stored) {
+	f.orphans[s.Partition] = transform.Stored{
+		Event: transform.Event{ID: s.ID, Place: s.Place}, Partition: s.Partition, Offset: s.Offset,
+	}
+}
+
+// events folds what the events topic has beyond latest. Nothing is committed
+// here: what the events moved must be in latest first, else a crash would leave
+// a state that is ahead of the topic. It is at most what was in flight.
+func (f *fold) events(ctx context.Context, from []int64) ([]transform.Mark, error) {
+	f.batch, f.moved = f.b.store.Begin(), map[string]*transform.Event{}
+	marks, err := f.b.sink.Fold(ctx, f.table, transform.Events, from, func(s *transform.Stored) error {
+		f.folded++
+		if o, ok := f.orphans[s.Partition]; ok && o.ID == s.ID {
+			delete(f.orphans, s.Partition)
+		}
+		moved, err := f.apply(s)
+		if moved {
+			f.keep(&s.Event)
+		}
+		return err
+	})
+	if err != nil {
+		f.b.store.Drop(f.batch)
+		return nil, fmt.Errorf("fold %s: %w", f.table.Topics.Events, err)
+	}
+	for p, o := range f.orphans {
+		f.b.store.Drop(f.batch)
+		return nil, &Refusal{
+			Thing: fmt.Sprintf("topics %s and %s, partition %d", f.table.Topics.Events, f.table.Topics.Latest, p),
+			Problem: fmt.Sprintf("latest has at offset %d the state after event %s (%s), which the events topic does not have: it lost its end",
+				o.Offset, o.ID, o.Place.Pos),
+			Cure: "restore the events topic, or give the table new topics and a new state directory and import it again",
+		}
+	}
+	return marks, nil
+}
+
+// apply folds one record and reports whether it moved the aggregate.
+func (f *fold) apply(s *transform.Stored) (bool, error) {
+	e, _, err := f.batch.Get(f.table.ID, s.Key)
+	if err != nil {
+		return false, err
+	}
+	moved, image, err := transform.Fold(&e, s, f.image[:0])
+	if err != nil {
+		return false, fmt.Errorf("partition %d, offset %d: %w", s.Partition, s.Offset, err)
+	}
+	if !moved {
+		return false, nil
+	}
+	f.image = image
+	return true, f.batch.Put(f.table.ID, s.Key, e)
+}
+
+// keep remembers a copy of an aggregate's newest event, without its data.
+func (f *fold) keep(e *transform.Event) {
+	c := *e
+	c.Table, c.Data, c.State = f.table, nil, nil
+	c.Key, c.Related = bytes.Clone(e.Key), bytes.Clone(e.Related)
+	if e.Context != nil {
+		context := *e.Context
+		context.Reason = bytes.Clone(context.Reason)
+		c.Context = &context
+	}
+	key := string(c.Key)
+	if _, ok := f.moved[key]; !ok {
+		f.order = append(f.order, key)
+	}
+	f.moved[key] = &c
+}
+
+// finish publishes latest for the aggregates that the events moved, then commits
+// the fold with the marks.
+func (f *fold) finish(ctx context.Context, below []int64, marks []transform.Mark) error {
+	if err := f.republish(ctx, below, &marks); err != nil {
+		f.b.store.Drop(f.batch)
+		return err
+	}
+	for _, m := range marks {
+		if err := f.b.memory.setMark(f.batch, markName(f.table.ID, m.Topic, m.Partition), m); err != nil {
+			return err
+		}
+	}
+	return f.b.store.Commit(f.batch)
+}
+
+func (f *fold) republish(ctx context.Context, below []int64, marks *[]transform.Mark) error {
+	if len(f.order) == 0 {
+		return nil
+	}
+	events := make([]transform.Event, 0, len(f.order))
+	for _, key := range f.order {
+		e, _, err := f.batch.Get(f.table.ID, []byte(key))
+		if err != nil {
+			return err
+		}
+		event := *f.moved[key]
+		event.State = e.Image
+		events = append(events, event)
+	}
+	pub, err := f.b.sink.EncodeState(events, below)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", f.table.Topics.Latest, err)
+	}
+	defer pub.Release()
+	if err := pub.Latest(ctx); err != nil {
+		return fmt.Errorf("publish %s: %w", f.table.Topics.Latest, err)
+	}
+	*marks = append(*marks, pub.Marks()...)
+	return nil
+}
+
+// checkSlot refuses to stream where slot and state don't fit. It is asked after
+// the fold, since a slot ahead of the state is right if another instance
+// confirmed what it had published: then the topics have brought more than the
+// state remembered. A repair follows, because only that one knew which rows
+// were to be read again.
+func (b *Bridge) checkSlot(ctx context.Context, start capture.LSN, remembered, moved bool) error {
+	slot, err := b.db.SlotStatus(ctx)
+	if err != nil {
+		return fmt.Errorf("look at the slot: %w", err)
+	}
+	thing := "slot " + slot.Name
+	switch {
+	case !remembered:
+		return b.remember(slot.Confirmed)
+	case start > slot.Current:
+		return &Refusal{Thing: thing,
+			Problem: fmt.Sprintf("the state has everything up to %s, but the server's WAL ends at %s: the database was restored from an older backup", start, slot.Current),
+			Cure:    "run `backstory backfill --reconcile`: it compares the table with the state and publishes the differences"}
+	case slot.Confirmed <= start:
+		return nil
+	case !moved:
+		return &Refusal{Thing: thing,
+			Problem: fmt.Sprintf("it was moved to %s while the state ends at %s: the changes between are lost to the stream", slot.Confirmed, start),
+			Cure:    "run `backstory backfill --reconcile`: it compares the table with the state and publishes the differences"}
+	}
+	b.log.Info("another instance has confirmed beyond the state, the tables are compared with it", "lsn", slot.Confirmed, "state_lsn", start)
+	for _, t := range b.mapping.Tables {
+		if err := b.again(t); err != nil {
+			return err
+		}
+	}
+	return b.remember(slot.Confirmed)
+}
+
+// remember commits lsn as the place that the state has everything up to.
+func (b *Bridge) remember(lsn capture.LSN) error {
+	batch := b.store.Begin()
+	if err := setLSN(batch, lsn); err != nil {
+		return err
+	}
+	return b.store.Commit(batch)
+}

@@ -1,0 +1,102 @@
+package bridge
+
+import (
+	"sync"
+	"time"
+
+	"backstory/capture"
+	"backstory/transform"
+)
+
+// Status is what the bridge tells of itself, for /status and /readyz.
+type Status struct {
+	// Phase is starting, waiting for the slot, recovering, streaming,
+	// reconnecting, stopped or failed.
+	Phase string    `json:"phase"`
+	Since time.Time `json:"since"`
+	Error string    `json:"error,omitempty"`
+	// Confirmed is the LSN below which Postgres may discard WAL.
+	Confirmed string `json:"confirmed_lsn,omitempty"`
+	// LastCommit is the commit time of the newest change that is in both topics.
+	LastCommit *time.Time    `json:"last_commit,omitempty"`
+	Tables     []TableStatus `json:"tables"`
+}
+
+// TableStatus is the part of one mapped table.
+type TableStatus struct {
+	Table     string         `json:"table"`
+	Aggregate string         `json:"aggregate"`
+	Events    string         `json:"events_topic"`
+	Latest    string         `json:"latest_topic"`
+	Published uint64         `json:"events_published"` // since the start of the process
+	Backfill  BackfillStatus `json:"backfill"`
+}
+
+// BackfillStatus is how far the reading of a table is.
+type BackfillStatus struct {
+	Phase         string `json:"phase"` // none, running or done
+	Rows          int64  `json:"rows"`
+	EstimatedRows int64  `json:"estimated_rows"` // by pg_class.reltuples
+	Reconcile     bool   `json:"reconcile"`
+}
+
+// statusBoard collects the status from the goroutines that know a part of it.
+type statusBoard struct {
+	mu     sync.Mutex
+	status Status
+	tables map[*transform.Table]*TableStatus
+}
+
+func newStatusBoard(m *transform.Mapping) *statusBoard {
+	b := &statusBoard{tables: map[*transform.Table]*TableStatus{}}
+	b.status.Tables = make([]TableStatus, len(m.Tables))
+	for i, t := range m.Tables {
+		b.status.Tables[i] = TableStatus{Table: t.Schema + "." + t.Name, Aggregate: t.Aggregate,
+			Events: t.Topics.Events, Latest: t.Topics.Latest, Backfill: BackfillStatus{Phase: "none"}}
+		b.tables[t] = &b.status.Tables[i]
+	}
+	return b
+}
+
+// Status returns a copy of what is known now.
+func (b *Bridge) Status() Status {
+	b.status.mu.Lock()
+	defer b.status.mu.Unlock()
+	s := b.status.status
+	s.Tables = append([]TableStatus(nil), s.Tables...)
+	return s
+}
+
+func (b *statusBoard) phase(name string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.status.Phase, b.status.Since, b.status.Error = name, time.Now().UTC(), ""
+	if err != nil {
+		b.status.Error = err.Error()
+	}
+}
+
+func (b *statusBoard) confirmed(lsn capture.LSN) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.status.Confirmed = lsn.String()
+}
+
+func (b *statusBoard) backfill(t *transform.Table, s BackfillStatus) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tables[t].Backfill = s
+}
+
+// settled adds a durable piece.
+func (b *statusBoard) settled(p *piece) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := range p.out.Events {
+		b.tables[p.out.Events[i].Table].Published++
+	}
+	if p.time != 0 {
+		t := time.UnixMicro(p.time).UTC()
+		b.status.LastCommit = &t
+	}
+}

@@ -1,0 +1,312 @@
+package bridge
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"backstory/capture"
+	"backstory/internal/state"
+	"backstory/transform"
+)
+
+// pieces is how many pieces the pipeline has: one being filled, one waiting, one
+// being published.
+const pieces = 3
+
+// piece is a run of whole changes on its way through the pipeline.
+type piece struct {
+	out   transform.Output
+	batch *state.Batch
+	pub   Publication // nil if there are no events
+	end   capture.LSN // the slot may be confirmed to here once the piece is durable; 0: nothing new
+	time  int64       // commit time of the newest change, microseconds since 1970; 0: none
+	// settled is closed when the piece is durable; nil unless somebody waits.
+	settled chan struct{}
+}
+
+// stream is one session's pipeline of two stages. The first takes changes and
+// chunks, maps them against the state and encodes the events; the second owns
+// the durable steps. So the network is waited for beside the work, and the
+// order stays in one place: [stream.settle].
+type stream struct {
+	b        *Bridge
+	src      Source
+	prepared *capture.Prepared
+	tr       *transform.Transformer
+
+	batches chan *capture.Batch // from feed; taken answers when the batch is done with
+	taken   chan struct{}
+	jobs    chan *job // chunks whose watermark is in WAL
+
+	cur     *piece
+	free    chan *piece
+	filled  chan *piece
+	due     []*job
+	reached capture.LSN
+	end     capture.LSN
+	repairs map[uint16]*repair // tables under a reconciling run
+	key     []byte             // scratch
+
+	committed committedLSN
+}
+
+func newStream(b *Bridge, src Source, prepared *capture.Prepared) *stream {
+	s := &stream{
+		b: b, src: src, prepared: prepared, tr: transform.New(b.mapping, prepared.Identity),
+		batches: make(chan *capture.Batch), taken: make(chan struct{}),
+		jobs: make(chan *job),
+		free: make(chan *piece, pieces), filled: make(chan *piece, 1),
+		repairs: map[uint16]*repair{}, committed: committedLSN{closed: make(chan struct{})},
+	}
+	for range pieces {
+		s.free <- &piece{}
+	}
+	return s
+}
+
+// run streams until stop is done, then publishes and confirms what was taken.
+func (s *stream) run(stop context.Context) error {
+	work, cancel := context.WithCancel(context.WithoutCancel(stop))
+	defer cancel()
+	defer context.AfterFunc(stop, func() { time.AfterFunc(s.b.cfg.StopTimeout, cancel) })()
+	g, ctx := errgroup.WithContext(work)
+	taking, stopTaking := context.WithCancel(ctx) // ends with stop or with the first error
+	defer stopTaking()
+	defer context.AfterFunc(stop, stopTaking)()
+
+	g.Go(func() error { return s.feed(taking) })     // ends with taking, or when the source breaks
+	g.Go(func() error { return s.backfill(taking) }) // ends with taking
+	g.Go(func() error {                              // ends with taking, one batch later
+		defer close(s.filled)
+		return s.take(ctx, taking)
+	})
+	g.Go(func() error { // ends when take has, all published
+		defer s.committed.close()
+		return s.settle(ctx)
+	})
+	g.Go(func() error { return s.confirm(ctx) }) // ends when settle has, all confirmed
+	err := g.Wait()
+	s.b.store.Rollback() // what was taken and not committed comes again
+	if stop.Err() != nil && work.Err() != nil {
+		s.b.log.Warn("stopped after stop_timeout with events unpublished; they come again at the next start", "err", err)
+		return nil
+	}
+	return err
+}
+
+// feed hands batches to take, one at a time: a batch is valid until the next.
+func (s *stream) feed(ctx context.Context) error {
+	for {
+		batch, err := s.src.Next(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("read the stream: %w", err)
+		}
+		select {
+		case s.batches <- batch:
+		case <-ctx.Done():
+			return nil
+		}
+		select {
+		case <-s.taken:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// take is the first stage.
+func (s *stream) take(ctx, taking context.Context) error {
+	renew := time.NewTicker(s.b.cfg.RenewInterval)
+	defer renew.Stop()
+	for {
+		select {
+		case <-taking.Done():
+			return nil
+		case batch := <-s.batches:
+			if err := s.takeBatch(ctx, batch); err != nil {
+				return err
+			}
+			select {
+			case s.taken <- struct{}{}:
+			case <-taking.Done():
+			}
+		case j := <-s.jobs:
+			s.due = append(s.due, j)
+			if err := s.applyDue(ctx); err != nil {
+				return err
+			}
+			if err := s.send(ctx); err != nil {
+				return err
+			}
+		case <-renew.C:
+			if err := s.renew(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// takeBatch maps a batch of changes, then the chunks that its progress makes due.
+func (s *stream) takeBatch(ctx context.Context, batch *capture.Batch) error {
+	for i := range batch.Changes {
+		if err := s.takeChange(ctx, &batch.Changes[i]); err != nil {
+			return err
+		}
+	}
+	s.b.metrics.changes.Add(float64(len(batch.Changes)))
+	s.reached = max(s.reached, batch.Reached)
+	if err := s.applyDue(ctx); err != nil {
+		return err
+	}
+	if batch.End > s.end {
+		p, err := s.open(ctx)
+		if err != nil {
+			return err
+		}
+		s.end, p.end = batch.End, batch.End
+	}
+	return s.send(ctx)
+}
+
+func (s *stream) takeChange(ctx context.Context, c *capture.Change) error {
+	if c.Op == capture.OpTruncate {
+		return s.truncate(ctx, c)
+	}
+	p, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.tr.Apply(&p.out, c, p.batch); err != nil {
+		return fmt.Errorf("map the change at %s: %w", c.Pos, err)
+	}
+	p.time = c.Time
+	if err := s.doubt(p, c); err != nil {
+		return err
+	}
+	return s.sendFull(ctx)
+}
+
+// open returns the piece being filled, a fresh one if there is none. It waits
+// while all are under way: so capture is held back when Kafka is slow.
+func (s *stream) open(ctx context.Context) (*piece, error) {
+	if s.cur != nil {
+		return s.cur, nil
+	}
+	select {
+	case s.cur = <-s.free:
+		s.cur.batch = s.b.store.Begin()
+		return s.cur, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// sendFull sends the piece if it has reached its bound.
+func (s *stream) sendFull(ctx context.Context) error {
+	if p := s.cur; p.out.Bytes() >= s.b.cfg.PieceBytes || len(p.out.Events) >= s.b.cfg.PieceEvents {
+		return s.send(ctx)
+	}
+	return nil
+}
+
+// send encodes the piece's events and passes it on. The marks and the position
+// go into its state batch here: the ends are known before the acknowledgement,
+// since the bridge is the topics' only writer, and the sink checks each one.
+func (s *stream) send(ctx context.Context) error {
+	p := s.cur
+	if p == nil {
+		return nil
+	}
+	s.cur = nil
+	if len(p.out.Events) > 0 {
+		pub, err := s.b.sink.Encode(p.out.Events)
+		if err != nil {
+			return fmt.Errorf("encode events: %w", err)
+		}
+		p.pub = pub
+		for _, m := range pub.Marks() {
+			if err := s.b.memory.setMark(p.batch, markName(m.Table.ID, m.Topic, m.Partition), m); err != nil {
+				return err
+			}
+		}
+	}
+	if p.end != 0 {
+		if err := setLSN(p.batch, p.end); err != nil {
+			return err
+		}
+	}
+	select {
+	case s.filled <- p:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// drain returns when everything taken so far is durable.
+func (s *stream) drain(ctx context.Context) error {
+	p, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	settled := make(chan struct{})
+	p.settled = settled
+	if err := s.send(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-settled:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// renew fences the session anew at a drained point.
+func (s *stream) renew(ctx context.Context) error {
+	if err := s.drain(ctx); err != nil {
+		return err
+	}
+	if err := s.b.sink.Renew(ctx); err != nil {
+		return fmt.Errorf("renew the Kafka session: %w", err)
+	}
+	return nil
+}
+
+// truncate deletes each aggregate of the table in key order. The keys are those
+// of a drained state; an aggregate that a redelivered truncate finds at or above
+// its place is passed over like any other.
+func (s *stream) truncate(ctx context.Context, c *capture.Change) error {
+	table := s.tr.Table(c.Relation)
+	if table == nil {
+		return nil
+	}
+	if err := s.drain(ctx); err != nil {
+		return err
+	}
+	keys, err := s.b.store.Keys(ctx, table.ID, state.Existing)
+	if err != nil {
+		return fmt.Errorf("truncate %s: %w", table.Aggregate, err)
+	}
+	defer keys.Close()
+	for keys.Next() {
+		p, err := s.open(ctx)
+		if err != nil {
+			return err
+		}
+		if err := s.tr.Remove(&p.out, table, keys.Key(), *c, transform.Truncated, p.batch); err != nil {
+			return fmt.Errorf("truncate %s: %w", table.Aggregate, err)
+		}
+		p.time = c.Time
+		if err := s.sendFull(ctx); err != nil {
+			return err
+		}
+	}
+	return keys.Err()
+}
