@@ -88,16 +88,19 @@ type Event struct {
 // its newest record in the latest topic.
 //
 // Version 0 is a note: the state does not know the aggregate, but the stream
-// brought a change of it (XID) that could not become an event.
+// brought a change of it (XID) that could not become an event. A deleted
+// aggregate that is noted keeps its Version.
 type Entry struct {
 	Version uint64
 	Place   Place  // of the newest event; of a note: of the noted change, Index 0
 	XID     uint32 // transaction of the last change; 0: a backfill's row, or unknown
-	Image   []byte // JSON; nil if deleted, or a note
+	// Image is JSON; nil if deleted. A note has one only if it awaits the rest of
+	// a changed key: that of the old key (see Transformer.Moved).
+	Image []byte
 }
 
 // Exists reports whether the aggregate is known and not deleted.
-func (e *Entry) Exists() bool { return e.Image != nil }
+func (e *Entry) Exists() bool { return e.Image != nil && e.Place.Index > 0 }
 
 // States is the state as a change finds it: what earlier changes wrote is
 // there, committed or not. Tables are told apart by Table.ID.

@@ -1,0 +1,67 @@
+package transform
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Mistake is one thing that is wrong with a mapping.
+type Mistake struct {
+	File         string // as the user named it; empty for a mapping made by hand
+	Line, Column int    // from 1; 0 if the place in the file is not known
+	Path         string // "tables[0].events[1].when"
+	Problem      string // what is wrong and what to write instead
+}
+
+// String returns "products.yaml:7:5: tables[0].key: …".
+func (m Mistake) String() string {
+	var b strings.Builder
+	if m.File != "" {
+		b.WriteString(m.File)
+		if m.Line > 0 {
+			fmt.Fprintf(&b, ":%d:%d", m.Line, m.Column)
+		}
+		b.WriteString(": ")
+	}
+	if m.Path != "" {
+		b.WriteString(m.Path)
+		b.WriteString(": ")
+	}
+	b.WriteString(m.Problem)
+	return b.String()
+}
+
+// MappingError says all that is wrong with a mapping, one line for each mistake.
+type MappingError struct {
+	Mistakes []Mistake
+}
+
+// Error lists the mistakes, a line each.
+func (e *MappingError) Error() string {
+	lines := make([]string, len(e.Mistakes))
+	for i, m := range e.Mistakes {
+		lines[i] = m.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Usage reports that the configuration is wrong, which nothing but a change of
+// it can mend.
+func (e *MappingError) Usage() bool { return true }
+
+// FoldError says that the records of a topic do not follow one another: an event
+// that is missing, or one that another writer put there.
+type FoldError struct {
+	Key     string
+	Have    uint64 // version that the state has
+	Got     uint64 // version of the record
+	Problem string
+}
+
+// Error names the key and both versions.
+func (e *FoldError) Error() string {
+	return fmt.Sprintf("aggregate %q at version %d: record of version %d: %s", e.Key, e.Have, e.Got, e.Problem)
+}
+
+// Refused reports that going on would build on a broken history.
+func (e *FoldError) Refused() bool { return true }

@@ -1,0 +1,324 @@
+package transform
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+const (
+	defaultPartitions  = 6
+	defaultReplication = 1
+)
+
+// LoadMapping reads a mapping file. What is wrong in it is a *MappingError.
+func LoadMapping(path string) (*Mapping, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, &MappingError{Mistakes: []Mistake{{Problem: "mapping: " + err.Error()}}}
+	}
+	return ParseMapping(path, data)
+}
+
+// ParseMapping decodes a mapping strictly and checks all of it that can be
+// checked without the database; the rest is Bind's. The name stands in the
+// messages. It returns a *MappingError with every mistake there is.
+func ParseMapping(name string, data []byte) (*Mapping, error) {
+	d := &decoder{file: name, places: make(map[string]place)}
+	m := &Mapping{file: name, places: d.places}
+	if root := d.document(data); root != nil {
+		d.mapping(root, m)
+		d.check(m)
+	}
+	return m, d.err()
+}
+
+// place is where something stands in the file, from 1.
+type place struct {
+	line, column int
+}
+
+// before compares places as slices.SortFunc wants it.
+func (p place) before(q place) int {
+	return cmp.Or(cmp.Compare(p.line, q.line), cmp.Compare(p.column, q.column))
+}
+
+// decoder walks the nodes of a mapping file and collects mistakes.
+type decoder struct {
+	file     string
+	places   map[string]place // by path: "tables[0].key[1]"
+	mistakes []Mistake
+}
+
+// fail notes a mistake about what stands at path.
+func (d *decoder) fail(path, format string, args ...any) {
+	at := d.places[path]
+	d.mistakes = append(d.mistakes, Mistake{
+		File: d.file, Line: at.line, Column: at.column, Path: path, Problem: fmt.Sprintf(format, args...),
+	})
+}
+
+// err returns the mistakes in the order of their places, or nil.
+func (d *decoder) err() error {
+	if len(d.mistakes) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(d.mistakes, func(a, b Mistake) int {
+		return place{a.Line, a.Column}.before(place{b.Line, b.Column})
+	})
+	return &MappingError{Mistakes: d.mistakes}
+}
+
+// document returns the root of the only document, or nil.
+func (d *decoder) document(data []byte) *yaml.Node {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var doc, more yaml.Node
+	switch err := dec.Decode(&doc); {
+	case errors.Is(err, io.EOF):
+		d.fail("", "the mapping is empty: it needs at least one table under tables")
+		return nil
+	case err != nil:
+		d.fail("", "%s", strings.TrimPrefix(err.Error(), "yaml: "))
+		return nil
+	}
+	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
+		d.fail("", "the file has a second document: put all tables into the first")
+	}
+	return doc.Content[0]
+}
+
+// at remembers the place of a node and returns it with aliases resolved.
+func (d *decoder) at(n *yaml.Node, path string) *yaml.Node {
+	d.places[path] = place{line: n.Line, column: n.Column}
+	if n.Kind == yaml.AliasNode {
+		return n.Alias
+	}
+	return n
+}
+
+// decode reads what stands at path out of a node.
+type decode func(n *yaml.Node, path string)
+
+// object reads a YAML mapping of which every key must be known.
+func (d *decoder) object(n *yaml.Node, path string, known map[string]decode) {
+	names := slices.Sorted(maps.Keys(known))
+	d.pairs(n, path, func(key string, value *yaml.Node, path string) {
+		read, ok := known[key]
+		if !ok {
+			d.at(value, path)
+			d.fail(path, "unknown key%s", suggest(key, names, "the keys here are"))
+			return
+		}
+		read(value, path)
+	})
+}
+
+// pairs calls fn for each pair of a YAML mapping, whose keys must be different.
+func (d *decoder) pairs(n *yaml.Node, path string, fn func(key string, value *yaml.Node, path string)) {
+	n = d.at(n, path)
+	if n.Kind != yaml.MappingNode {
+		d.fail(path, "must be a list of keys with values, one in each line")
+		return
+	}
+	seen := make(map[string]bool)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key := n.Content[i]
+		at := strings.TrimPrefix(path+"."+key.Value, ".")
+		if key.Kind != yaml.ScalarNode || seen[key.Value] {
+			d.places[at] = place{line: key.Line, column: key.Column}
+			d.fail(at, "the key stands twice, or is none")
+			continue
+		}
+		seen[key.Value] = true
+		fn(key.Value, n.Content[i+1], at)
+	}
+}
+
+// list reads a YAML sequence.
+func (d *decoder) list(n *yaml.Node, path string, read decode) {
+	n = d.at(n, path)
+	if n.Kind != yaml.SequenceNode {
+		d.fail(path, "must be a list: [a, b], or one element in each line behind a dash")
+		return
+	}
+	for i, element := range n.Content {
+		read(element, fmt.Sprintf("%s[%d]", path, i))
+	}
+}
+
+// text reads a string into to.
+func (d *decoder) text(to *string) decode {
+	return func(n *yaml.Node, path string) {
+		n = d.at(n, path)
+		if n.Kind != yaml.ScalarNode || n.Tag != "!!str" {
+			d.fail(path, "must be text; put it into quotes if it looks like something else")
+			return
+		}
+		*to = n.Value
+	}
+}
+
+// texts reads a list of different strings into to.
+func (d *decoder) texts(to *[]string) decode {
+	return func(n *yaml.Node, path string) {
+		d.list(n, path, func(n *yaml.Node, path string) {
+			var s string
+			d.text(&s)(n, path)
+			switch {
+			case s == "":
+				if n.Tag == "!!str" {
+					d.fail(path, "must not be empty")
+				}
+			case slices.Contains(*to, s):
+				d.fail(path, "%q stands twice", s)
+			default:
+				*to = append(*to, s)
+			}
+		})
+	}
+}
+
+// integer reads a number between 1 and most into to.
+func (d *decoder) integer(most int64, to func(int64)) decode {
+	return func(n *yaml.Node, path string) {
+		n = d.at(n, path)
+		v, err := strconv.ParseInt(n.Value, 10, 64)
+		if n.Kind != yaml.ScalarNode || n.Tag != "!!int" || err != nil || v < 1 || v > most {
+			d.fail(path, "must be a number from 1 to %d", most)
+			return
+		}
+		to(v)
+	}
+}
+
+// mapping reads the whole file.
+func (d *decoder) mapping(n *yaml.Node, m *Mapping) {
+	int64Text := false
+	d.object(n, "", map[string]decode{
+		"type_prefix": d.text(&m.TypePrefix),
+		"int64":       d.int64(&int64Text),
+		"tables": func(n *yaml.Node, path string) {
+			d.list(n, path, func(n *yaml.Node, path string) {
+				m.Tables = append(m.Tables, d.table(n, path))
+			})
+		},
+	})
+	for _, t := range m.Tables {
+		t.TypePrefix, t.Int64Text = m.TypePrefix, int64Text
+	}
+}
+
+func (d *decoder) int64(to *bool) decode {
+	return func(n *yaml.Node, path string) {
+		var s string
+		d.text(&s)(n, path)
+		switch s {
+		case "number", "":
+		case "string":
+			*to = true
+		default:
+			d.fail(path, "must be number or string")
+		}
+	}
+}
+
+// table reads one element of tables.
+func (d *decoder) table(n *yaml.Node, path string) *Table {
+	t := &Table{Topics: Topics{Partitions: defaultPartitions, Replication: defaultReplication}}
+	var name string
+	d.object(n, path, map[string]decode{
+		"table":     d.text(&name),
+		"aggregate": d.text(&t.Aggregate),
+		"key":       d.texts(&t.Key),
+		"topics":    func(n *yaml.Node, path string) { d.topics(n, path, &t.Topics) },
+		"fields":    func(n *yaml.Node, path string) { d.fields(n, path, t) },
+		"omit":      d.texts(&t.Omit),
+		"events": func(n *yaml.Node, path string) {
+			d.list(n, path, func(n *yaml.Node, path string) { t.Rules = append(t.Rules, d.rule(n, path)) })
+		},
+		"reason": func(n *yaml.Node, path string) {
+			d.object(n, path, map[string]decode{"column": d.text(&t.Reason)})
+			if t.Reason == "" {
+				d.fail(path, "column is missing: name the column that holds the reason, or leave reason out")
+			}
+		},
+	})
+	if name == "" {
+		d.fail(path, "table is missing: name the table as SQL does, such as public.products")
+		return t
+	}
+	var err error
+	if t.Schema, t.Name, err = parseTableName(name); err != nil {
+		d.fail(path+".table", "%s", err)
+	}
+	return t
+}
+
+func (d *decoder) topics(n *yaml.Node, path string, to *Topics) {
+	d.object(n, path, map[string]decode{
+		"events":      d.text(&to.Events),
+		"latest":      d.text(&to.Latest),
+		"partitions":  d.integer(100_000, func(v int64) { to.Partitions = int32(v) }),
+		"replication": d.integer(1000, func(v int64) { to.Replication = int16(v) }),
+		"retention":   d.retention(&to.Retention),
+	})
+}
+
+// retention reads "forever", or a duration that may have days: "90d", "36h".
+func (d *decoder) retention(to *time.Duration) decode {
+	return func(n *yaml.Node, path string) {
+		var s string
+		d.text(&s)(n, path)
+		if s == "forever" {
+			return
+		}
+		value, err := time.ParseDuration(s)
+		if days, ok := strings.CutSuffix(s, "d"); ok {
+			var count uint64
+			count, err = strconv.ParseUint(days, 10, 16)
+			value = time.Duration(count) * 24 * time.Hour
+		}
+		if err != nil || value < time.Second {
+			d.fail(path, "must be forever, or a time of at least a second such as 90d or 36h")
+			return
+		}
+		*to = value
+	}
+}
+
+func (d *decoder) fields(n *yaml.Node, path string, t *Table) {
+	t.Fields = make(map[string]string)
+	d.pairs(n, path, func(column string, n *yaml.Node, path string) {
+		var field string
+		d.text(&field)(n, path)
+		if field == "" {
+			if n.Tag == "!!str" {
+				d.fail(path, "must name a field; to leave the column out, put it under omit")
+			}
+			return
+		}
+		t.Fields[column] = field
+	})
+}
+
+func (d *decoder) rule(n *yaml.Node, path string) Rule {
+	var r Rule
+	d.object(n, path, map[string]decode{"type": d.text(&r.Type), "when": d.texts(&r.When)})
+	if r.Type == "" {
+		d.fail(path, "type is missing: name the event, such as PriceChanged")
+	}
+	if len(r.When) == 0 {
+		d.fail(path, "when is missing: name the fields whose change makes the event")
+	}
+	return r
+}
