@@ -12,7 +12,7 @@ import (
 var columns = []column{
 	{"id", plain}, {"sku", quoted}, {"name", quoted}, {"description", quoted}, {"price", quoted},
 	{"currency", quoted}, {"stock", plain}, {"attributes", document}, {"tags", array}, {"active", boolean},
-	{"weight", plain}, {"updated_at", instant},
+	{"weight", float}, {"updated_at", instant},
 }
 
 // rules of the mapping under test: fields and the event they make.
@@ -38,7 +38,7 @@ ALTER TABLE products ALTER description SET STORAGE EXTERNAL;
 CREATE TABLE audit (
   seq bigserial PRIMARY KEY, txid bigint NOT NULL DEFAULT txid_current(), op char(1) NOT NULL,
   old text[], new text[], reason text, at timestamptz NOT NULL DEFAULT clock_timestamp());
-CREATE FUNCTION audit_text(p products) RETURNS text[] LANGUAGE sql STABLE AS $$
+CREATE FUNCTION audit_text(p products) RETURNS text[] LANGUAGE sql STABLE SET extra_float_digits = 3 AS $$
   SELECT ARRAY[p.id::text, p.sku, p.name, p.description, p.price::text, p.currency::text, p.stock::text,
     p.attributes::text, to_json(p.tags)::text, p.active::text, p.weight::text,
     to_char(p.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US')] $$;

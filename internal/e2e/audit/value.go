@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -12,6 +13,7 @@ type form int
 
 const (
 	plain    form = iota // a JSON number, spelled as Postgres does
+	float                // a JSON number; old versions spell it with more digits
 	quoted               // a JSON string of the text
 	boolean              // true or false
 	document             // JSON, compared without white space
@@ -45,6 +47,8 @@ func (c column) canonical(text *string) string {
 		return compact([]byte(*text))
 	case instant:
 		return `"` + trimFraction(*text) + `Z"`
+	case float:
+		return shortest(*text)
 	}
 	return *text
 }
@@ -70,7 +74,18 @@ func (c column) canonicalJSON(raw json.RawMessage) string {
 		s := strings.TrimSuffix(strings.TrimPrefix(string(raw), `"`), `Z"`)
 		return `"` + trimFraction(s) + `Z"`
 	}
+	if c.form == float {
+		return shortest(string(raw))
+	}
 	return string(raw)
+}
+
+func shortest(text string) string {
+	f, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return "no number: " + text
+	}
+	return strconv.FormatFloat(f, 'g', -1, 64)
 }
 
 // compact re-encodes JSON so that white space, escapes and member order do not matter.
