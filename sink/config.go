@@ -38,9 +38,6 @@ type Config struct {
 	DeadLetterTopic string `yaml:"dead_letter_topic" mapstructure:"dead_letter_topic"`
 	// CreateTopics allows the bridge to make missing topics. Default true.
 	CreateTopics bool `yaml:"create_topics" mapstructure:"create_topics"`
-	// FiniteRetention accepts events topics (and a dead-letter topic) that forget.
-	// A new consumer then can no longer fold the whole history. Default false.
-	FiniteRetention bool `yaml:"finite_retention" mapstructure:"finite_retention"`
 
 	TLS  TLSConfig  `yaml:"tls" mapstructure:"tls"`
 	SASL SASLConfig `yaml:"sasl" mapstructure:"sasl"`

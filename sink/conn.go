@@ -87,6 +87,14 @@ type layout struct {
 	replicas int     // of partition 0
 }
 
+// reason says why a partition of the topic has no leader.
+func (l *layout) reason() error {
+	if l.err != nil {
+		return l.err
+	}
+	return kafka.LeaderNotAvailable
+}
+
 // leaders returns the given topics in the given order, from metadata that is a
 // few seconds old at most.
 func (c *Client) leaders(ctx context.Context, topics ...string) ([]layout, error) {

@@ -78,12 +78,12 @@ func (e *ConfigError) Usage() bool { return true }
 type outcome uint8
 
 const (
-	done    outcome = iota
-	retry           // nothing was appended: send again
-	unknown         // may have been appended: send the same bytes again
-	ended           // the session is over
-	refused         // an operator must act
-	broken          // a bug or a broker that does not keep the protocol
+	done      outcome = iota
+	retriable         // nothing was appended: send again
+	unknown           // may have been appended: send the same bytes again
+	ended             // the session is over
+	refused           // an operator must act
+	broken            // a bug or a broker that does not keep the protocol
 )
 
 // notAttempted is code 55: another partition of the same request failed. (The
@@ -102,7 +102,7 @@ func outcomeOf(code int16) outcome {
 		kafka.ConcurrentTransactions, kafka.KafkaStorageError, kafka.NotController,
 		kafka.FencedLeaderEpoch, kafka.UnknownLeaderEpoch, kafka.OffsetNotAvailable,
 		kafka.ThrottlingQuotaExceeded, notAttempted:
-		return retry
+		return retriable
 	case kafka.RequestTimedOut, kafka.NotEnoughReplicasAfterAppend, kafka.NetworkException:
 		return unknown
 	case kafka.OutOfOrderSequenceNumber, kafka.DuplicateSequenceNumber, kafka.InvalidProducerEpoch,

@@ -1,42 +1,183 @@
 package sink
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"backstory/capture"
 	"backstory/transform"
 )
 
 // Producer publishes events to the topics of a mapping, and reads them back.
-// One goroutine may publish while another encodes; Encode is not for two at once.
+// One goroutine may publish while another encodes; everything else is for one
+// goroutine at a time. Fence comes before all of it.
 type Producer struct {
-	cfg    Config
-	client *Client
-	log    *slog.Logger
+	cfg             Config
+	client          *Client
+	reader          *reader
+	log             *slog.Logger
+	metrics         *metrics
+	transactionalID string
+
 	tables map[*transform.Table]*tableTopics
 	topics []*topicLog // all topics, the dead-letter topic last
+	names  []string    // of topics
 	dead   *topicLog   // nil: none is configured
+
+	session session
+	over    atomic.Bool // the session must not write any more
+	encoder encoder
+	planned uint64 // number of the session that the encoder plans offsets of; 0: the plan is void
+
+	mu   sync.Mutex
+	free []*Publication
 }
 
 // tableTopics are the two topics of a table.
 type tableTopics struct {
-	table  *transform.Table
-	events *topicLog
-	latest *topicLog
+	table     *transform.Table
+	events    *topicLog
+	latest    *topicLog
+	slot      int    // partitions of the events topics of the tables before
+	fixed     []byte // the headers that all records of the table share
+	stateType string // ce_type in the latest topic
 }
 
 // topicLog is what the producer knows of a topic.
 type topicLog struct {
 	name  string
+	index int // in Producer.topics
 	kind  transform.Topic
 	table *transform.Table // nil: the dead-letter topic
 	parts []partition
 	limit int // max.message.bytes: of a batch, from its base offset on
+
+	records, bytes prometheus.Counter
+	publish        prometheus.Observer
 }
 
 // partition is the end of a partition as the session predicts it.
 type partition struct {
 	topic *topicLog
 	index int32
+
+	// Of the encoder.
+	planned int64             // offset that the next record to be encoded will get
+	last    transform.EventID // of the record before it
+
+	// Of the publishing side.
+	end      int64 // offset behind the newest acknowledged record
+	sequence int32 // of the next record to be sent
+}
+
+// String names the partition in messages.
+func (p *partition) String() string {
+	return "topic " + p.topic.name + " partition " + strconv.Itoa(int(p.index))
+}
+
+// Open connects to Kafka, makes the topics of the mapping that are missing, and
+// checks those that are there. It waits for brokers that cannot be reached until
+// ctx is done; the error then says what was wrong. It returns a *Refusal for
+// topics or rights that must be mended, a *ConfigError for a wrong configuration.
+//
+// id and slot name the bridge: two bridges with both equal fence each other.
+func Open(ctx context.Context, cfg Config, m *transform.Mapping, id capture.Identity, slot string, log *slog.Logger, reg prometheus.Registerer) (*Producer, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("kafka: %w", err)
+	}
+	metrics, err := newMetrics(reg)
+	if err != nil {
+		return nil, err
+	}
+	p := &Producer{
+		cfg: cfg, log: log, metrics: metrics, transactionalID: cfg.TransactionalID,
+		tables: make(map[*transform.Table]*tableTopics),
+	}
+	if p.transactionalID == "" {
+		p.transactionalID = "backstory-" + strconv.FormatUint(id.System, 10) + "-" + slot
+	}
+	if err := p.lay(m, id); err != nil {
+		return nil, err
+	}
+	if p.client, err = newClient(cfg, log, p.names...); err != nil {
+		return nil, err
+	}
+	p.reader = newReader(p.client, log)
+	if err := p.prepareTopics(ctx); err != nil {
+		p.client.close()
+		return nil, err
+	}
+	return p, p.prepareEncoder()
+}
+
+// lay lists the topics of the mapping.
+func (p *Producer) lay(m *transform.Mapping, id capture.Identity) error {
+	seen := make(map[string]string)
+	add := func(name, owner string, kind transform.Topic, table *transform.Table) (*topicLog, error) {
+		if !validTopic(name) {
+			return nil, &ConfigError{Problems: []string{fmt.Sprintf("%s: %q is no topic name", owner, name)}}
+		}
+		if other, ok := seen[name]; ok {
+			return nil, &ConfigError{Problems: []string{fmt.Sprintf("topic %s is that of %s and of %s: each needs its own", name, other, owner)}}
+		}
+		seen[name] = owner
+		t := &topicLog{name: name, index: len(p.topics), kind: kind, table: table}
+		label := kind.String()
+		if table == nil {
+			label = "dead_letter"
+		}
+		t.records, t.bytes = p.metrics.records.WithLabelValues(name), p.metrics.bytes.WithLabelValues(name)
+		t.publish = p.metrics.publish.WithLabelValues(label)
+		p.topics, p.names = append(p.topics, t), append(p.names, name)
+		return t, nil
+	}
+	for _, table := range m.Tables {
+		owner := "table " + table.Schema + "." + table.Name
+		events, err := add(table.Topics.Events, owner+" (events)", transform.Events, table)
+		if err != nil {
+			return err
+		}
+		latest, err := add(table.Topics.Latest, owner+" (latest)", transform.Latest, table)
+		if err != nil {
+			return err
+		}
+		p.tables[table] = &tableTopics{
+			table: table, events: events, latest: latest,
+			fixed: fixedPart(id, table), stateType: table.TypePrefix + table.Aggregate + StateType,
+		}
+	}
+	if p.cfg.DeadLetterTopic == "" {
+		return nil
+	}
+	var err error
+	p.dead, err = add(p.cfg.DeadLetterTopic, "dead_letter_topic", transform.Events, nil)
+	return err
+}
+
+func (p *Producer) prepareEncoder() error {
+	deflate, err := newDeflater(codecs[p.cfg.Compression])
+	if err != nil {
+		return err
+	}
+	p.encoder = encoder{
+		tables: p.tables, dead: p.dead,
+		limit:  min(batchTarget, p.cfg.MaxRequest) - batchRecordsAt,
+		writer: batchWriter{deflate: deflate},
+	}
+	for _, t := range p.topics {
+		if t.table != nil && t.kind == transform.Events {
+			p.tables[t.table].slot = p.encoder.slots
+			p.encoder.slots += len(t.parts)
+		}
+	}
+	return nil
 }
 
 // topicOf returns one topic of a mapped table.
@@ -46,4 +187,99 @@ func (p *Producer) topicOf(table *transform.Table, kind transform.Topic) *topicL
 		return t.latest
 	}
 	return t.events
+}
+
+// partitions counts the partitions of all topics.
+func (p *Producer) partitions() int {
+	n := 0
+	for _, t := range p.topics {
+		n += len(t.parts)
+	}
+	return n
+}
+
+// Budget is how many bytes of events, data and states together, a publication
+// should have at most, so that two of them, one being encoded while the other is
+// on its way, keep to MaxInFlight. A single larger change is still published.
+// Encode does not block: who calls it also knows when to wait.
+func (p *Producer) Budget() int64 { return p.cfg.MaxInFlight / 2 }
+
+// Encode builds the record batches of events, which must be those of whole
+// changes, the events of a change and aggregate one after another. Calls are in
+// the order of publication; a publication may be encoded while the one before is
+// on its way. Nothing of the events is kept. It returns a *Refusal for a record
+// that is too large for its topic, a *SessionError if the session is over.
+func (p *Producer) Encode(events []transform.Event) (*Publication, error) {
+	return p.encode(events, nil)
+}
+
+// EncodeState builds records of the latest topic alone, for states that the
+// events topic already tells of; all events are of one table. below has for each
+// partition the offset below which every event was in latest before. Events of
+// the publication is a no-op.
+func (p *Producer) EncodeState(events []transform.Event, below []int64) (*Publication, error) {
+	if below == nil {
+		return nil, errors.New("encode states: the offsets of the events topic are missing")
+	}
+	return p.encode(events, below)
+}
+
+func (p *Producer) encode(events []transform.Event, below []int64) (*Publication, error) {
+	if err := p.session.usable("encode", p.over.Load() || p.planned != p.session.number); err != nil {
+		return nil, err
+	}
+	pub := p.take()
+	if err := p.encoder.encode(pub, events, below); err != nil {
+		p.planned = 0 // some partitions have moved on
+		return nil, err
+	}
+	p.metrics.parked.Add(float64(pub.parked))
+	p.metrics.inFlight.Add(float64(pub.bytes))
+	return pub, nil
+}
+
+// Bounds of the publications that are kept for reuse: as many as are alive at
+// once, and none that one huge transaction has blown up.
+const (
+	keepPublications = 3
+	keepArena        = 32 << 20
+)
+
+func (p *Producer) take() *Publication {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pub := &Publication{}
+	if n := len(p.free); n > 0 {
+		pub = p.free[n-1]
+		p.free = p.free[:n-1]
+	}
+	pub.producer, pub.session = p, p.session.number
+	return pub
+}
+
+func (p *Producer) release(pub *Publication) {
+	pub.producer = nil
+	p.metrics.inFlight.Sub(float64(pub.bytes))
+	unfinished := pub.parkedEvents.open() || pub.events.open() || pub.parkedLatest.open() || pub.latest.open()
+	if pub.dirty || unfinished || cap(pub.arena) > keepArena {
+		return
+	}
+	pub.arena, pub.bytes, pub.parked, pub.marks = pub.arena[:0], 0, 0, pub.marks[:0]
+	pub.parkedEvents.reset()
+	pub.events.reset()
+	pub.parkedLatest.reset()
+	pub.latest.reset()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.free) < keepPublications {
+		p.free = append(p.free, pub)
+	}
+}
+
+// Close gives the connections back. It may be called twice. What is on its way
+// ends with its ctx.
+func (p *Producer) Close() error {
+	p.over.Store(true)
+	p.client.close()
+	return nil
 }

@@ -1,0 +1,5 @@
+package sink
+
+import "context"
+
+func (p *Producer) barriers(ctx context.Context, s session) error { return nil }

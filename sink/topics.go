@@ -1,0 +1,364 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/createtopics"
+	"github.com/segmentio/kafka-go/protocol/describeconfigs"
+
+	"backstory/transform"
+)
+
+// Settings of topics that are made here.
+const (
+	forEverMillis = "9223372036854775807"
+	// keepTombstones, in milliseconds, is 100 years: the version of a deleted
+	// aggregate stands only in its tombstone.
+	keepTombstones = 3_155_760_000_000
+	latestSegment  = 128 << 20
+	// createdLimit is max.message.bytes: ten times Kafka's default, because rows
+	// with large columns are usual in the databases that the bridge is for.
+	createdLimit = 10 << 20
+	// createdDeadLimit is that of the dead-letter topic: what a request can carry.
+	createdDeadLimit = maxRequest
+)
+
+// setting is one configuration entry of a topic.
+type setting struct{ name, value string }
+
+// settings are those that the topic is made with.
+func (t *topicLog) settings(replication int16) []setting {
+	limit := createdLimit
+	if t.table == nil {
+		limit = createdDeadLimit
+	}
+	insync := 1
+	if replication >= 3 {
+		insync = 2
+	}
+	s := []setting{
+		{"message.timestamp.type", "CreateTime"},
+		{"message.timestamp.after.max.ms", forEverMillis},
+		{"unclean.leader.election.enable", "false"},
+		{"max.message.bytes", strconv.Itoa(limit)},
+		{"min.insync.replicas", strconv.Itoa(insync)},
+	}
+	if t.kind == transform.Latest {
+		return append(s,
+			setting{"cleanup.policy", "compact"},
+			setting{"delete.retention.ms", strconv.Itoa(keepTombstones)},
+			setting{"segment.bytes", strconv.Itoa(latestSegment)})
+	}
+	return append(s,
+		setting{"cleanup.policy", "delete"},
+		setting{"retention.ms", strconv.FormatInt(t.retention(), 10)},
+		setting{"retention.bytes", "-1"})
+}
+
+// retention is how long the topic is to keep a record, in milliseconds; -1: for ever.
+func (t *topicLog) retention() int64 {
+	if t.table == nil || t.table.Topics.Retention == 0 {
+		return -1
+	}
+	return t.table.Topics.Retention.Milliseconds()
+}
+
+// shape is how many partitions and replicas the mapping asks for, -1: what the
+// brokers have as their default.
+func (t *topicLog) shape() (partitions int32, replication int16) {
+	partitions, replication = -1, -1
+	if t.table == nil {
+		return 1, -1
+	}
+	if n := t.table.Topics.Partitions; n > 0 {
+		partitions = n
+	}
+	if n := t.table.Topics.Replication; n > 0 {
+		replication = n
+	}
+	return partitions, replication
+}
+
+// prepareTopics makes the topics that are missing, learns their partitions and
+// limits, and refuses those that would lose what they are for.
+func (p *Producer) prepareTopics(ctx context.Context) error {
+	layouts, err := p.findTopics(ctx)
+	if err != nil {
+		return err
+	}
+	for i, t := range p.topics {
+		t.parts = make([]partition, len(layouts[i].leaders))
+		for j := range t.parts {
+			t.parts[j] = partition{topic: t, index: int32(j)}
+		}
+	}
+	var wrong []error
+	for _, t := range p.topics {
+		wrong = append(wrong, p.checkPartitions(t))
+	}
+	const step = "describe the topics"
+	err = p.insist(ctx, step, func(ctx context.Context) error {
+		res, err := p.client.roundTrip(ctx, nil, p.describeRequest())
+		if err != nil {
+			return err
+		}
+		found, err := p.judgeConfigs(step, res.(*describeconfigs.Response), layouts)
+		wrong = append(wrong, found...)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(wrong...)
+}
+
+// findTopics returns when every topic is there and every partition has a leader.
+func (p *Producer) findTopics(ctx context.Context) ([]layout, error) {
+	var layouts []layout
+	err := p.insist(ctx, "find the topics", func(ctx context.Context) error {
+		var err error
+		if layouts, err = p.client.leaders(ctx, p.names...); err != nil {
+			return err
+		}
+		var missing []*topicLog
+		for i, t := range p.topics {
+			switch l := &layouts[i]; {
+			case errors.Is(l.err, kafka.UnknownTopicOrPartition):
+				missing = append(missing, t)
+			case l.err != nil:
+				return t.judge(l.err, "")
+			case len(l.leaders) == 0:
+				return fmt.Errorf("topic %s: %w", t.name, kafka.LeaderNotAvailable)
+			}
+			for part, leader := range layouts[i].leaders {
+				if leader < 0 {
+					return fmt.Errorf("%s: %w", &partition{topic: t, index: int32(part)}, kafka.LeaderNotAvailable)
+				}
+			}
+		}
+		if len(missing) == 0 {
+			return nil
+		}
+		return p.create(ctx, missing)
+	})
+	return layouts, err
+}
+
+// errCreated asks to look again.
+var errCreated = errors.New("the topics were just made")
+
+// create makes topics. Its result is errCreated, or why there are none.
+func (p *Producer) create(ctx context.Context, missing []*topicLog) error {
+	if !p.cfg.CreateTopics {
+		t := missing[0]
+		return &Refusal{
+			Thing: "topic " + t.name, Problem: fmt.Sprintf("it does not exist (%d of %d are missing), and create_topics is false", len(missing), len(p.topics)),
+			Cure: "make it: " + t.createCommand(),
+		}
+	}
+	req := &createtopics.Request{TimeoutMs: int32(p.cfg.RequestTimeout.Milliseconds())}
+	for _, t := range missing {
+		partitions, replication := t.shape()
+		topic := createtopics.RequestTopic{Name: t.name, NumPartitions: partitions, ReplicationFactor: replication}
+		for _, s := range t.settings(replication) {
+			topic.Configs = append(topic.Configs, createtopics.RequestConfig{Name: s.name, Value: s.value})
+		}
+		req.Topics = append(req.Topics, topic)
+	}
+	res, err := p.client.roundTrip(ctx, nil, req)
+	if err != nil {
+		return fmt.Errorf("create topics: %w", err)
+	}
+	for _, r := range res.(*createtopics.Response).Topics {
+		t := p.byName(r.Name)
+		switch code := kafka.Error(r.ErrorCode); {
+		case t == nil || code == kafka.TopicAlreadyExists:
+		case code == 0:
+			p.log.Info("topic created", "topic", r.Name)
+		default:
+			if err := t.judge(code, r.ErrorMessage); err != nil {
+				return err
+			}
+		}
+	}
+	return errCreated
+}
+
+func (p *Producer) byName(name string) *topicLog {
+	for _, t := range p.topics {
+		if t.name == name {
+			return t
+		}
+	}
+	return nil
+}
+
+// judge turns an answer about a topic into an error that lasts, or one to be
+// asked again.
+func (t *topicLog) judge(err error, detail string) error {
+	var code kafka.Error
+	if !errors.As(err, &code) {
+		return fmt.Errorf("topic %s: %w", t.name, err)
+	}
+	r := &Refusal{Thing: "topic " + t.name, Problem: "the broker refuses it", Cure: cureOf(int16(code)), Err: err}
+	if detail != "" {
+		r.Problem += " (" + detail + ")"
+	}
+	switch code {
+	case kafka.InvalidTopic:
+		r.Cure = "choose another name: '.' and '_' count as the same in topic names, so a.b and a_b collide"
+	case kafka.InvalidReplicationFactor:
+		r.Cure = "set topics.replication in the mapping to at most the number of brokers"
+	case kafka.InvalidPartitionNumber:
+		r.Cure = "set topics.partitions in the mapping to 1 or more"
+	case kafka.InvalidConfiguration, kafka.PolicyViolation:
+		r.Cure = "make the topic yourself, with the settings that the brokers' policy allows: " + t.createCommand()
+	case kafka.TopicAuthorizationFailed, kafka.ClusterAuthorizationFailed:
+		r.Cure += "; or make the topic: " + t.createCommand()
+	default:
+		if outcomeOf(int16(code)) != refused {
+			return fmt.Errorf("topic %s: %w", t.name, err)
+		}
+	}
+	return r
+}
+
+// createCommand is what an operator runs where the bridge may not.
+func (t *topicLog) createCommand() string {
+	partitions, replication := t.shape()
+	cmd := "kafka-topics --create --topic " + t.name
+	if partitions > 0 {
+		cmd += fmt.Sprintf(" --partitions %d", partitions)
+	}
+	if replication > 0 {
+		cmd += fmt.Sprintf(" --replication-factor %d", replication)
+	}
+	for _, s := range t.settings(replication) {
+		cmd += " --config " + s.name + "=" + s.value
+	}
+	return cmd
+}
+
+// checkPartitions compares the number of partitions with the mapping and, for a
+// latest topic, with the events topic: a key must have one partition in both.
+func (p *Producer) checkPartitions(t *topicLog) error {
+	if t.table == nil {
+		return nil
+	}
+	have := len(t.parts)
+	if want, _ := t.shape(); want > 0 && have != int(want) {
+		return &Refusal{
+			Thing:   "topic " + t.name,
+			Problem: fmt.Sprintf("it has %d partitions, and the mapping of %s.%s says %d", have, t.table.Schema, t.table.Name, want),
+			Cure:    "set topics.partitions in the mapping to the number that both topics have; never add partitions to a topic in use, because its keys would move",
+		}
+	}
+	if events := p.topicOf(t.table, transform.Events); have != len(events.parts) {
+		return &Refusal{
+			Thing:   "topic " + t.name,
+			Problem: fmt.Sprintf("it has %d partitions, and topic %s has %d", have, events.name, len(events.parts)),
+			Cure:    "make the unused one of them anew, with as many partitions as the other",
+		}
+	}
+	return nil
+}
+
+const resourceTopic = 2
+
+func (p *Producer) describeRequest() *describeconfigs.Request {
+	req := &describeconfigs.Request{}
+	for _, name := range p.names {
+		req.Resources = append(req.Resources, describeconfigs.RequestResource{ResourceType: resourceTopic, ResourceName: name})
+	}
+	return req
+}
+
+// judgeConfigs checks the settings of every topic. The error is that of an answer
+// which is none.
+func (p *Producer) judgeConfigs(step string, res *describeconfigs.Response, layouts []layout) (wrong []error, err error) {
+	seen := 0
+	for _, r := range res.Resources {
+		t := p.byName(r.ResourceName)
+		if t == nil {
+			continue
+		}
+		if r.ErrorCode != 0 {
+			return nil, t.judge(kafka.Error(r.ErrorCode), r.ErrorMessage)
+		}
+		seen++
+		have := make(map[string]string, len(r.ConfigEntries))
+		for _, c := range r.ConfigEntries {
+			have[c.ConfigName] = c.ConfigValue
+		}
+		if t.limit, err = strconv.Atoi(have["max.message.bytes"]); err != nil {
+			return nil, lasting{fmt.Errorf("%s: topic %s: max.message.bytes: %w", step, t.name, err)}
+		}
+		wrong = append(wrong, p.checkSettings(t, have, layouts[t.index].replicas)...)
+	}
+	if seen < len(p.topics) {
+		return nil, fmt.Errorf("%s: the answer has %d topics of %d", step, seen, len(p.topics))
+	}
+	return wrong, nil
+}
+
+// checkSettings refuses settings under which the topic loses what it is for, and
+// warns of those that make a fault likelier.
+func (p *Producer) checkSettings(t *topicLog, have map[string]string, replicas int) []error {
+	var wrong []error
+	must := func(ok bool, name, want, why string) {
+		if !ok {
+			wrong = append(wrong, t.wrongSetting(name, have[name], want, why))
+		}
+	}
+	must(have["message.timestamp.type"] == "CreateTime", "message.timestamp.type", "CreateTime",
+		"the time of a record is that of its event")
+	if n, err := strconv.Atoi(have["min.insync.replicas"]); err == nil && replicas > 0 {
+		must(n <= replicas, "min.insync.replicas", strconv.Itoa(replicas), "more replicas than the topic has can never acknowledge")
+	}
+	must(t.limit >= minMessage, "max.message.bytes", strconv.Itoa(createdLimit), "no event would fit")
+	if t.kind == transform.Latest {
+		must(have["cleanup.policy"] == "compact", "cleanup.policy", "compact", "the newest state of every aggregate must stay")
+		n, err := strconv.ParseInt(have["delete.retention.ms"], 10, 64)
+		must(err == nil && n >= keepTombstones, "delete.retention.ms", strconv.Itoa(keepTombstones),
+			"the version of a deleted aggregate stands only in its tombstone")
+	} else {
+		must(have["cleanup.policy"] == "delete", "cleanup.policy", "delete", "compaction removes events")
+		keep := time.Duration(0)
+		if t.table != nil {
+			keep = t.table.Topics.Retention
+		}
+		must(keep > 0 || have["retention.ms"] == "-1", "retention.ms", "-1", "events would be forgotten, and topics.retention of the mapping does not ask for that")
+		must(keep > 0 || have["retention.bytes"] == "-1", "retention.bytes", "-1", "events would be forgotten, and topics.retention of the mapping does not ask for that")
+	}
+	p.warnSettings(t, have)
+	return wrong
+}
+
+// minMessage is the least max.message.bytes: below it no event fits, headers included.
+const minMessage = 4 << 10
+
+func (p *Producer) warnSettings(t *topicLog, have map[string]string) {
+	for _, s := range []setting{
+		{"unclean.leader.election.enable", "false"},
+		{"message.timestamp.after.max.ms", forEverMillis},
+		{"message.timestamp.before.max.ms", forEverMillis},
+		{"compression.type", "producer"},
+	} {
+		if v, ok := have[s.name]; ok && v != s.value {
+			p.log.Warn("topic setting should be changed", "topic", t.name, "setting", s.name, "value", v, "want", s.value)
+		}
+	}
+}
+
+func (t *topicLog) wrongSetting(name, value, want, why string) error {
+	return &Refusal{
+		Thing:   "topic " + t.name,
+		Problem: fmt.Sprintf("%s is %s, and must be %s: %s", name, value, want, why),
+		Cure:    fmt.Sprintf("kafka-configs --alter --topic %s --add-config %s=%s", t.name, name, want),
+	}
+}
