@@ -16,13 +16,14 @@ const watchInterval = 10 * time.Second
 // Database is the legacy database: the way to its catalog, its slot and its
 // tables. Its methods may be called concurrently.
 type Database struct {
-	cfg     Config
-	tables  []TableRef
-	log     *slog.Logger
-	reg     prometheus.Registerer
-	conn    *pgconn.Config // parsed DSN with pinned settings
-	metrics *slotMetrics
-	every   time.Duration // of watch
+	cfg         Config
+	tables      []TableRef
+	log         *slog.Logger
+	reg         prometheus.Registerer
+	conn        *pgconn.Config // parsed DSN with pinned settings
+	metrics     *slotMetrics
+	every       time.Duration // of watch
+	slotTimeout time.Duration
 
 	mu       sync.Mutex
 	baseline *baseline // what Prepare found; nil before
@@ -54,7 +55,7 @@ func NewDatabase(cfg Config, tables []TableRef, log *slog.Logger, reg prometheus
 	}
 	d := &Database{
 		cfg: cfg, tables: tables, log: log.With("stage", "capture"), reg: reg,
-		conn: conn, metrics: newSlotMetrics(), every: watchInterval,
+		conn: conn, metrics: newSlotMetrics(), every: watchInterval, slotTimeout: slotTimeout,
 	}
 	if err := d.metrics.register(reg); err != nil {
 		return nil, fmt.Errorf("register metrics of the slot: %w", err)

@@ -50,4 +50,6 @@ type Chunk struct {
 	Watermark LSN      // the chunk is applied when the stream has reached it
 	Last      []string // key values of the last row; nil if there is none
 	Done      bool     // no row lies behind the chunk
+
+	buffer *chunkBuffer // what Release gives back; nil of a chunk that no Reader made
 }

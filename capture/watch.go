@@ -3,44 +3,206 @@ package capture
 import (
 	"context"
 	"errors"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // baseline is what Prepare found and everything after it relies on.
 type baseline struct {
-	identity Identity
-	tables   []TableInfo
+	identity    Identity
+	tables      []TableInfo
+	publication *publicationFacts
 }
 
+// recheckTimeout bounds one round of the watch.
+const recheckTimeout = 30 * time.Second
+
 // watch looks every ten seconds whether publication, tables and slot are as
-// Prepare found them. It returns a *Refusal when they are not, and the context's
-// error when ctx ends. A server that cannot be reached is not its business: the
-// stream notices that by itself.
+// Prepare found them. It returns the *Refusal when they are not, and the context's
+// error when ctx ends. Whether the server can be reached is not its business: it
+// tries again, and the stream notices by itself.
 func (d *Database) watch(ctx context.Context) error {
+	var conn *pgconn.PgConn
+	defer func() {
+		if conn != nil {
+			closeConn(ctx, conn)
+		}
+	}()
 	ticker := time.NewTicker(d.every)
 	defer ticker.Stop()
+	told := false
 	for {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-ticker.C:
 		}
-		err := d.Recheck(ctx)
-		var refusal *Refusal
-		if errors.As(err, &refusal) {
-			return err
+		var err error
+		if conn == nil {
+			conn, err = d.connect(ctx, false) // refused or not: the stream may still be up
+		}
+		if err == nil {
+			if err = d.recheck(ctx, conn); refused(err) {
+				return err
+			}
+		}
+		if err == nil {
+			told = false
+			continue
+		}
+		if conn != nil {
+			closeConn(ctx, conn)
+			conn = nil
+		}
+		if !told && ctx.Err() == nil {
+			told = true
+			d.log.Warn("publication and slot cannot be checked; trying again", "slot", d.cfg.Slot, "err", err)
 		}
 	}
 }
 
-// Recheck is one round of the watch.
+// Recheck is one round of the watch, on a session of its own: a *Refusal says
+// what is no longer as Prepare found it. After a reconnect it has to succeed
+// before anything is confirmed.
 func (d *Database) Recheck(ctx context.Context) error {
-	status, err := d.SlotStatus(ctx)
+	conn, err := d.connect(ctx, false)
 	if err != nil {
 		return err
 	}
-	if !status.Exists || status.Lost() {
-		return &Refusal{Thing: "slot " + status.Name, Problem: "it is gone or lost"}
+	defer closeConn(ctx, conn)
+	return d.recheck(ctx, conn)
+}
+
+// recheck compares the catalog with the baseline.
+func (d *Database) recheck(ctx context.Context, conn *pgconn.PgConn) error {
+	d.mu.Lock()
+	was := d.baseline
+	d.mu.Unlock()
+	if was == nil {
+		return errors.New("check publication and slot: Prepare has not succeeded yet")
+	}
+	ctx, cancel := context.WithTimeout(ctx, recheckTimeout)
+	defer cancel()
+	if err := d.recheckCluster(ctx, conn, was); err != nil {
+		return err
+	}
+	slot, err := d.readSlot(ctx, conn)
+	if err != nil {
+		return err
+	}
+	d.metrics.retained.Set(float64(slot.Retained))
+	d.metrics.safe.Set(float64(slot.Safe))
+	publication, err := d.readPublication(ctx, conn)
+	if err != nil {
+		return err
+	}
+	var s survey
+	if err := s.readTables(ctx, conn, d.tables); err != nil {
+		return err
+	}
+	errs := append(d.slotDifferences(&slot, was), d.publicationDifferences(publication, was)...)
+	for i, t := range s.tables {
+		errs = append(errs, d.tableDifferences(t, was.tables[i].Relation, publication)...)
+	}
+	return errors.Join(errs...)
+}
+
+// recheckCluster makes sure that the session did not end up in another cluster.
+// Where the role may not ask, the stream's own check has to do.
+func (d *Database) recheckCluster(ctx context.Context, conn *pgconn.PgConn, was *baseline) error {
+	row, err := queryRow(ctx, conn, "read system identifier", "SELECT system_identifier::text FROM pg_control_system()")
+	if sqlState(err) == codeNoRight {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if row[0] != strconv.FormatInt(int64(was.identity.System), 10) { //nolint:gosec // the server prints it as a signed number
+		return &Refusal{Thing: "server", Problem: "it is another cluster than the one the bridge prepared",
+			Cure: "point source.dsn to the former one, or use a new slot name and state"}
 	}
 	return nil
+}
+
+// slotDifferences says what has become of the slot.
+func (d *Database) slotDifferences(slot *SlotStatus, was *baseline) []error {
+	thing := "slot " + slot.Name
+	switch {
+	case !slot.Exists:
+		return []error{&Refusal{Thing: thing, Problem: "it was dropped", Cure: "run `backstory backfill`: it makes the slot anew and publishes what is missing"}}
+	case slot.Lost():
+		return []error{&Refusal{Thing: thing, Problem: lostProblem(slot), Cure: lostCure}}
+	case slot.Plugin != outputPlugin || slot.Database != was.identity.Database:
+		return []error{&Refusal{Thing: thing, Problem: "it was replaced by another one", Cure: "set source.slot to a new name and run `backstory backfill`"}}
+	}
+	return nil
+}
+
+// publicationDifferences says what has become of the publication as a whole and
+// of the mapped tables in it.
+func (d *Database) publicationDifferences(now *publicationFacts, was *baseline) []error {
+	thing := "publication " + d.cfg.Publication
+	if now.oid != was.publication.oid {
+		problem := "it was dropped"
+		if now.oid != 0 {
+			problem = "it was dropped and made anew"
+		}
+		return []error{&Refusal{Thing: thing, Problem: problem + "; changes made meanwhile cannot be streamed",
+			Cure: "make it as it was, SELECT pg_drop_replication_slot(" + quoteLiteral(d.cfg.Slot) + "), and run `backstory backfill`"}}
+	}
+	var errs []error
+	if !slices.Equal(now.lacks, was.publication.lacks) {
+		errs = append(errs, &Refusal{Thing: thing, Problem: "it no longer publishes " + strings.Join(now.lacks, ", "),
+			Cure: "ALTER PUBLICATION " + quoteIdent(d.cfg.Publication) + " SET (publish = 'insert, update, delete, truncate'); then run `backstory backfill`"})
+	}
+	if now.viaRoot != was.publication.viaRoot || now.generated != was.publication.generated {
+		errs = append(errs, &Refusal{Thing: thing, Problem: "its options were changed", Cure: "set them back, then run `backstory backfill`"})
+	}
+	for _, ref := range d.tables {
+		before, after := was.publication.members[ref.String()], now.members[ref.String()]
+		switch {
+		case after.same(before):
+		case !after.covered:
+			errs = append(errs, &Refusal{Thing: "table " + ref.String(), Problem: "it was taken out of publication " + d.cfg.Publication,
+				Cure: "ALTER PUBLICATION " + quoteIdent(d.cfg.Publication) + " ADD TABLE ONLY " + quoteTable(ref.Schema, ref.Name) + "; then run `backstory backfill`"})
+		default:
+			errs = append(errs, &Refusal{Thing: "table " + ref.String(), Problem: "its entry in publication " + d.cfg.Publication + " was changed; changes made meanwhile may be missing",
+				Cure: "run `backstory doctor`, then `backstory backfill`"})
+		}
+	}
+	return errs
+}
+
+// tableDifferences says whether a table is still the one that was prepared and
+// still identifies its rows. Other changes of its columns arrive with the stream.
+func (d *Database) tableDifferences(now *tableFacts, was *Relation, publication *publicationFacts) []error {
+	thing := "table " + now.ref.String()
+	if now.oid != was.ID {
+		problem := "it was dropped or renamed"
+		if now.oid != 0 {
+			problem = "it was dropped and made anew, or another one has its name"
+		}
+		return []error{&Refusal{Thing: thing, Problem: problem, Cure: "restore it, or correct the mapping; then run `backstory backfill`"}}
+	}
+	var errs []error
+	if !containsAll(now.identityColumns(), now.key()) || now.key() == nil {
+		errs = append(errs, &Refusal{Thing: thing, Problem: "its replica identity no longer has the key: UPDATE and DELETE fail, or do not say which row they met",
+			Cure: "run `backstory doctor`"})
+	}
+	member := publication.members[now.ref.String()]
+	if lacks := missing(member.columns, now.captured()); member.list && len(lacks) > 0 {
+		errs = append(errs, &Refusal{Thing: thing, Problem: "the publication's column list lacks " + strings.Join(lacks, ", "),
+			Cure: "run `backstory doctor`"})
+	}
+	return errs
+}
+
+// refused reports whether err, or an error in it, is a *Refusal.
+func refused(err error) bool {
+	var refusal *Refusal
+	return errors.As(err, &refusal)
 }
