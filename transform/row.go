@@ -149,32 +149,23 @@ func (t *Transformer) Moved(s *Stored, st States) error {
 	return nil
 }
 
-// RowMode says what a row is read for.
-type RowMode uint8
-
-// The modes.
-const (
-	// Import reads a table for the first time: rows that the state does not know
-	// are what is expected.
-	Import RowMode = iota
-	// Repair reads a table that the state knows: a row that it does not know is a
-	// difference, and its Imported event says so by its cause.
-	Repair
-)
-
 // Row appends the events that bring the aggregate of a row read by a backfill
 // (OpRead) to that row, and puts its new state into st: Imported if the state
 // never knew it, Created if it was deleted, the events of the difference if it
 // is different, nothing if it is equal. It is to be called only for rows that
 // count, that is if the transaction of the entry's XID is visible to the chunk.
-func (t *Transformer) Row(out *Output, c *capture.Change, st States, mode RowMode) error {
-	if err := t.row(out, c, st, mode); err != nil {
+//
+// Reconcile says that the state knew the table before the run began: then a row
+// that it does not know is a difference too, and its Imported event says so by
+// its cause.
+func (t *Transformer) Row(out *Output, c *capture.Change, st States, reconcile bool) error {
+	if err := t.row(out, c, st, reconcile); err != nil {
 		return fmt.Errorf("%s: table %s.%s: %w", c.Pos, c.Relation.Schema, c.Relation.Name, err)
 	}
 	return nil
 }
 
-func (t *Transformer) row(out *Output, c *capture.Change, st States, mode RowMode) error {
+func (t *Transformer) row(out *Output, c *capture.Change, st States, reconcile bool) error {
 	p, err := t.plan(c.Relation)
 	switch {
 	case err != nil:
@@ -205,7 +196,7 @@ func (t *Transformer) row(out *Output, c *capture.Change, st States, mode RowMod
 	eventType := p.names.created
 	if s.entry.Version == 0 {
 		eventType = p.names.imported
-		if mode == Import {
+		if !reconcile {
 			s.cause = NoCause
 		}
 	}
