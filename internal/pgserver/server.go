@@ -141,11 +141,11 @@ func (s *Server) prepare(ctx context.Context) error {
 func (s *Server) startOn(ctx context.Context, o Options) error {
 	s.port = o.Port
 	if s.port == 0 {
-		port, err := child.FreePort()
+		ports, err := child.FreePorts(1)
 		if err != nil {
 			return err
 		}
-		s.port = port
+		s.port = ports[0]
 	}
 	if len(s.dir) <= maxSocketDir {
 		s.socket = s.dir

@@ -134,15 +134,15 @@ func TestCloseLeavesNothing(t *testing.T) {
 func TestNamedDirIsKept(t *testing.T) {
 	t.Parallel()
 	need(t)
-	dir, err := os.MkdirTemp("", "pgserver-test-")
+	top, err := os.MkdirTemp("", "pgserver-test-") // t.TempDir is closed to the server's user
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
+	t.Cleanup(func() { _ = os.RemoveAll(top) })
+	if err := os.Chmod(top, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	dir = filepath.Join(dir, "cluster")
+	dir := filepath.Join(top, "cluster")
 	s := start(t, pgserver.Options{Dir: dir, Fast: true})
 	ask(t, s, "CREATE TABLE t AS SELECT 42 AS answer")
 	if err := s.Close(); err != nil {
