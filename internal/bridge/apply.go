@@ -135,32 +135,25 @@ func (s *stream) track(j *job) {
 	}
 }
 
-// doubt puts the key of an update that left a large column out on the list of
-// rows to read again, while the table is being repaired.
-func (s *stream) doubt(p *piece, c *capture.Change) error {
-	if len(s.repairs) == 0 || c.Op != capture.OpUpdate {
+// doubt puts the aggregates whose large columns came from the state on the list
+// of rows to read again, while their table is being repaired. from is where the
+// change's entries in Filled begin.
+func (s *stream) doubt(p *piece, from int) error {
+	if len(s.repairs) == 0 {
 		return nil
 	}
-	table := s.tr.Table(c.Relation)
-	if table == nil || s.repairs[table.ID] == nil || !incomplete(c) {
-		return nil
-	}
-	key, err := s.tr.KeyOf(c, s.key[:0])
-	if err != nil {
-		return err
-	}
-	s.key = key
-	if _, ok := s.repairs[table.ID].settled[string(key)]; ok {
-		return nil
-	}
-	return p.batch.Again(table.ID, key)
-}
-
-func incomplete(c *capture.Change) bool {
-	for i := range c.New {
-		if c.New[i].Kind == capture.Unchanged {
-			return true
+	for _, f := range p.out.Filled[from:] {
+		r := s.repairs[f.Table.ID]
+		if r == nil {
+			continue
+		}
+		if _, ok := r.settled[string(f.From)]; ok {
+			r.settled[string(f.Key)] = struct{}{} // as right as what it was filled from
+			continue
+		}
+		if err := p.batch.Again(f.Table.ID, f.Key); err != nil {
+			return err
 		}
 	}
-	return false
+	return nil
 }

@@ -25,6 +25,7 @@ type Bridge struct {
 	store    *state.Store
 	memory   memory
 	mapping  *transform.Mapping
+	identity capture.Identity // of the database; known from the first Prepare on
 	log      *slog.Logger
 	metrics  *metrics
 	status   *statusBoard
@@ -113,6 +114,7 @@ func (b *Bridge) bind(prepared *capture.Prepared) error {
 	if err := b.store.Bind(prepared.Identity); err != nil {
 		return err
 	}
+	b.identity = prepared.Identity
 	if err := b.mapping.Bind(prepared.Tables); err != nil {
 		return err
 	}

@@ -56,10 +56,10 @@ func (m memory) lsn() (capture.LSN, bool, error) {
 	return capture.LSN(binary.BigEndian.Uint64(v)), true, nil
 }
 
-func setLSN(b *state.Batch, lsn capture.LSN) error {
+func setLSN(b *state.Batch, lsn capture.LSN) {
 	var v [8]byte
 	binary.BigEndian.PutUint64(v[:], uint64(lsn))
-	return b.SetMeta(metaLSN, v[:])
+	b.SetMeta(metaLSN, v[:])
 }
 
 func markName(table uint16, topic transform.Topic, partition int32) string {
@@ -88,7 +88,7 @@ func (m memory) marks(t *transform.Table, topic transform.Topic) (marks []transf
 
 // setMark remembers the end of a partition. A mark without a record keeps the
 // record that was remembered before.
-func (m memory) setMark(b *state.Batch, name string, mark transform.Mark) error {
+func (m memory) setMark(b *state.Batch, name string, mark transform.Mark) {
 	var v [32]byte
 	if mark.LastAt < 0 {
 		if old, ok := m.store.Meta(name); ok && len(old) == len(v) {
@@ -101,7 +101,7 @@ func (m memory) setMark(b *state.Batch, name string, mark transform.Mark) error 
 		copy(v[16:], mark.Last[:])
 	}
 	binary.BigEndian.PutUint64(v[:], uint64(mark.End))
-	return b.SetMeta(name, v[:])
+	b.SetMeta(name, v[:])
 }
 
 func importName(table uint16) string { return fmt.Sprintf("import/%d", table) }
@@ -123,7 +123,8 @@ func setRun(b *state.Batch, table uint16, r importRun) error {
 	if err != nil {
 		return fmt.Errorf("import progress of table %d: %w", table, err)
 	}
-	return b.SetMeta(importName(table), v)
+	b.SetMeta(importName(table), v)
+	return nil
 }
 
 // register gives each table of the mapping its number and refuses one whose
@@ -167,9 +168,7 @@ func (m memory) register(tables []*transform.Table) (changed []*transform.Table,
 			return nil, err
 		}
 	}
-	if err := b.SetMeta("tables", binary.BigEndian.AppendUint16(nil, last)); err != nil {
-		return nil, err
-	}
+	b.SetMeta("tables", binary.BigEndian.AppendUint16(nil, last))
 	return changed, m.store.Commit(b)
 }
 
@@ -208,7 +207,8 @@ func putJSON(b *state.Batch, name string, v any) error {
 	if err != nil {
 		return fmt.Errorf("state: %s: %w", name, err)
 	}
-	return b.SetMeta(name, j)
+	b.SetMeta(name, j)
+	return nil
 }
 
 func damaged(name string) error {

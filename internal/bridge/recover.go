@@ -49,7 +49,7 @@ func (b *Bridge) recoverTable(ctx context.Context, t *transform.Table) (folded i
 	} else if err := b.rebuildFrom(ctx, t, events); err != nil {
 		return 0, err
 	}
-	f := &fold{b: b, table: t, orphans: map[int32]transform.Stored{}}
+	f := &fold{b: b, table: t, tr: transform.New(b.mapping, b.identity), orphans: map[int32]transform.Stored{}}
 	marks, err := f.latest(ctx, ends(latest))
 	if err != nil {
 		return 0, err
@@ -95,6 +95,7 @@ func ends(marks []transform.Mark) []int64 {
 type fold struct {
 	b      *Bridge
 	table  *transform.Table
+	tr     *transform.Transformer
 	batch  *state.Batch
 	folded int
 	image  []byte // scratch
@@ -154,10 +155,11 @@ func (f *fold) events(ctx context.Context, from []int64) ([]transform.Mark, erro
 			delete(f.orphans, s.Partition)
 		}
 		moved, err := f.apply(s)
-		if moved {
-			f.keep(&s.Event)
+		if err != nil || !moved {
+			return err
 		}
-		return err
+		f.keep(&s.Event)
+		return f.tr.Moved(s, f.batch)
 	})
 	if err != nil {
 		f.b.store.Drop(f.batch)
@@ -217,9 +219,7 @@ func (f *fold) finish(ctx context.Context, below []int64, marks []transform.Mark
 		return err
 	}
 	for _, m := range marks {
-		if err := f.b.memory.setMark(f.batch, markName(f.table.ID, m.Topic, m.Partition), m); err != nil {
-			return err
-		}
+		f.b.memory.setMark(f.batch, markName(f.table.ID, m.Topic, m.Partition), m)
 	}
 	return f.b.store.Commit(f.batch)
 }
@@ -287,8 +287,6 @@ func (b *Bridge) checkSlot(ctx context.Context, start capture.LSN, remembered, m
 // remember commits lsn as the place that the state has everything up to.
 func (b *Bridge) remember(lsn capture.LSN) error {
 	batch := b.store.Begin()
-	if err := setLSN(batch, lsn); err != nil {
-		return err
-	}
+	setLSN(batch, lsn)
 	return b.store.Commit(batch)
 }

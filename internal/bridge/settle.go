@@ -72,7 +72,7 @@ func (s *stream) confirm(ctx context.Context) error {
 		if lsn <= confirmed {
 			continue
 		}
-		if err := s.b.store.Sync(); err != nil {
+		if err := s.b.store.Sync(ctx); err != nil {
 			return fmt.Errorf("flush the state: %w", err)
 		}
 		s.src.Confirm(lsn)

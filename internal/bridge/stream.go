@@ -182,11 +182,12 @@ func (s *stream) takeChange(ctx context.Context, c *capture.Change) error {
 	if err != nil {
 		return err
 	}
+	filled := len(p.out.Filled)
 	if err := s.tr.Apply(&p.out, c, p.batch); err != nil {
-		return fmt.Errorf("map the change at %s: %w", c.Pos, err)
+		return fmt.Errorf("map the change: %w", err)
 	}
 	p.time = c.Time
-	if err := s.doubt(p, c); err != nil {
+	if err := s.doubt(p, filled); err != nil {
 		return err
 	}
 	return s.sendFull(ctx)
@@ -224,6 +225,7 @@ func (s *stream) send(ctx context.Context) error {
 		return nil
 	}
 	s.cur = nil
+	s.reportMismatches(&p.out)
 	if len(p.out.Events) > 0 {
 		pub, err := s.b.sink.Encode(p.out.Events)
 		if err != nil {
@@ -231,15 +233,11 @@ func (s *stream) send(ctx context.Context) error {
 		}
 		p.pub = pub
 		for _, m := range pub.Marks() {
-			if err := s.b.memory.setMark(p.batch, markName(m.Table.ID, m.Topic, m.Partition), m); err != nil {
-				return err
-			}
+			s.b.memory.setMark(p.batch, markName(m.Table.ID, m.Topic, m.Partition), m)
 		}
 	}
 	if p.end != 0 {
-		if err := setLSN(p.batch, p.end); err != nil {
-			return err
-		}
+		setLSN(p.batch, p.end)
 	}
 	select {
 	case s.filled <- p:
@@ -247,6 +245,17 @@ func (s *stream) send(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// reportMismatches tells of old rows in WAL that are not what the state has.
+func (s *stream) reportMismatches(out *transform.Output) {
+	if out.Mismatches == 0 {
+		return
+	}
+	s.b.metrics.mismatches.Add(float64(out.Mismatches))
+	m := out.Mismatch
+	s.b.log.Warn("old rows in WAL differ from the state: changes were missed, or the state was altered; compare with `backstory backfill --reconcile`",
+		"table", m.Table.Schema+"."+m.Table.Name, "column", m.Column, "lsn", m.Pos.LSN, "count", out.Mismatches)
 }
 
 // drain returns when everything taken so far is durable.
