@@ -64,6 +64,7 @@ type parser struct {
 
 	values  [slots][]byte // nil: the header is not there
 	types   []string
+	clock   timeParser
 	context capture.Context
 	tables  []*transform.Table // made for records without a mapping, by aggregate type
 	ref     []byte             // ce_dataref of the last record; nil: it carries its value
@@ -172,7 +173,7 @@ func (p *parser) fillNumbers(s *transform.Stored) error {
 	if s.Version, ok = parseUint(v[slotAggregateVersion], 1<<63-1); !ok || s.Version == 0 {
 		return p.malformed(slotAggregateVersion)
 	}
-	if s.Time, ok = parseTime(v[slotTime]); !ok {
+	if s.Time, ok = p.clock.parse(v[slotTime]); !ok {
 		return p.malformed(slotTime)
 	}
 	if s.Place, ok = parsePlace(v[slotSequence]); !ok {

@@ -42,24 +42,50 @@ func parseUint(b []byte, limit uint64) (uint64, bool) {
 	return n, n <= limit
 }
 
-// timeForm is the only form of ce_time.
-const timeForm = "2006-01-02T15:04:05.000000Z"
+// The only form of ce_time, and how much of it is whole seconds.
+const (
+	timeForm   = "2006-01-02T15:04:05.000000Z"
+	secondForm = "2006-01-02T15:04:05"
+)
 
-// parseTime reads timeForm as microseconds since 1970-01-01 UTC.
-func parseTime(b []byte) (int64, bool) {
-	if len(b) != len(timeForm) || b[4] != '-' || b[7] != '-' || b[10] != 'T' ||
-		b[13] != ':' || b[16] != ':' || b[19] != '.' || b[26] != 'Z' {
+// timeParser reads times. It works out a second once, as many records share one.
+type timeParser struct {
+	text   [len(secondForm)]byte
+	micros int64 // of text; text is all zero at the start
+}
+
+// parse reads timeForm as microseconds since 1970-01-01 UTC.
+func (t *timeParser) parse(b []byte) (int64, bool) {
+	if len(b) != len(timeForm) || b[19] != '.' || b[26] != 'Z' {
 		return 0, false
 	}
-	var f [7]uint64
-	for i, at := range [...][2]int{{0, 4}, {5, 7}, {8, 10}, {11, 13}, {14, 16}, {17, 19}, {20, 26}} {
-		var ok bool
-		if f[i], ok = parseUint(b[at[0]:at[1]], 999_999); !ok {
+	if string(b[:19]) != string(t.text[:]) {
+		micros, ok := parseSecond(b[:19])
+		if !ok {
 			return 0, false
 		}
+		copy(t.text[:], b)
+		t.micros = micros
 	}
-	t := time.Date(int(f[0]), time.Month(f[1]), int(f[2]), int(f[3]), int(f[4]), int(f[5]), int(f[6])*1000, time.UTC)
-	if t.Month() != time.Month(f[1]) || t.Day() != int(f[2]) || f[3] > 23 || f[4] > 59 || f[5] > 59 {
+	fraction, ok := parseUint(b[20:26], 999_999)
+	return t.micros + int64(fraction), ok
+}
+
+// parseSecond reads secondForm as microseconds since 1970-01-01 UTC.
+func parseSecond(b []byte) (int64, bool) {
+	if b[4] != '-' || b[7] != '-' || b[10] != 'T' || b[13] != ':' || b[16] != ':' {
+		return 0, false
+	}
+	var f [6]int
+	for i, at := range [...][2]int{{0, 4}, {5, 7}, {8, 10}, {11, 13}, {14, 16}, {17, 19}} {
+		n, ok := parseUint(b[at[0]:at[1]], 9999)
+		if !ok {
+			return 0, false
+		}
+		f[i] = int(n)
+	}
+	t := time.Date(f[0], time.Month(f[1]), f[2], f[3], f[4], f[5], 0, time.UTC)
+	if t.Month() != time.Month(f[1]) || t.Day() != f[2] || t.Hour() != f[3] || t.Minute() != f[4] || t.Second() != f[5] {
 		return 0, false
 	}
 	return t.UnixMicro(), true
@@ -87,7 +113,7 @@ func parsePlace(b []byte) (p transform.Place, ok bool) {
 	index, ok1 := parseUint(b[indexAt:eventAt-1], 1<<32-1)
 	event, ok2 := parseUint(b[eventAt:], 1<<16-1)
 	p.Pos.Index, p.Index = uint32(index), uint16(event)
-	return p, ok1 && ok2 && p.Pos.Kind <= capture.KindChange && index > 0
+	return p, ok1 && ok2 && p.Pos.Kind <= capture.KindChange
 }
 
 // parseOp reads ce_op.
