@@ -3,6 +3,7 @@ package testenv
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -48,6 +49,24 @@ func findJava(ctx context.Context, c *cache.Cache) (*javaRuntime, error) {
 	if major, err := strconv.Atoi(m[1]); err != nil || major < oldestJava {
 		return nil, fmt.Errorf("%s is Java %s; install Java %d or newer or set JAVA_HOME", java, m[1], oldestJava)
 	}
+	classpath, err := fetchKafka(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256([]byte(java + "\n" + version + "\n" + classpath))
+	return &javaRuntime{java: java, id: fmt.Sprintf("%x", sum[:6]), classpath: classpath}, nil
+}
+
+// KafkaClasspath fetches the jars of a broker and returns the Java class path of them.
+func KafkaClasspath(ctx context.Context) (string, error) {
+	c, err := cache.Open()
+	if err != nil {
+		return "", err
+	}
+	return fetchKafka(ctx, c)
+}
+
+func fetchKafka(ctx context.Context, c *cache.Cache) (string, error) {
 	paths := make([]string, len(kafkaJars))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetches)
@@ -58,11 +77,9 @@ func findJava(ctx context.Context, c *cache.Cache) (*javaRuntime, error) {
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return "", err
 	}
-	classpath := strings.Join(paths, string(os.PathListSeparator))
-	sum := sha256.Sum256([]byte(java + "\n" + version + "\n" + classpath))
-	return &javaRuntime{java: java, id: fmt.Sprintf("%x", sum[:6]), classpath: classpath}, nil
+	return strings.Join(paths, string(os.PathListSeparator)), nil
 }
 
 func javaProgram() (string, error) {
@@ -106,7 +123,7 @@ func (j *javaRuntime) archive(ctx context.Context, c *cache.Cache) (string, erro
 		if err := k.start(ctx, c, kafkaOptions{brokers: 1}); err != nil {
 			return err
 		}
-		return k.Close()
+		return errors.Join(k.nodes[0].stop(ctx), k.Close())
 	})
 }
 

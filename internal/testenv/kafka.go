@@ -192,18 +192,14 @@ func (k *Cluster) layOut(o kafkaOptions, bootstrap string) error {
 	return nil
 }
 
-// Close stops all nodes at once and removes what they stored. Tests need not
-// call it.
+// Close kills all nodes, of which nothing is looked at any more, and removes
+// what they stored. Tests need not call it.
 func (k *Cluster) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	var errs []error
 	for _, n := range k.nodes {
-		if k.private {
-			errs = append(errs, n.kill(ctx)) // nothing of it is looked at any more
-			continue
-		}
-		errs = append(errs, n.stop(ctx))
+		errs = append(errs, n.kill(ctx))
 	}
 	for _, p := range k.proxies {
 		p.close()
