@@ -147,11 +147,11 @@ func readIndexes(ctx context.Context, conn *pgconn.PgConn, table uint32) ([]inde
 	}
 	rows, err := query(ctx, conn, "read unique indexes", `
 SELECT x.relname, i.indisprimary, i.indimmediate, i.indisreplident, a.attname, a.attnotnull,
-       k.option = 0 AND o.opcdefault AND k.collation = a.attcollation, coalesce(n.nspname, 'pg_catalog')
+       k.options = 0 AND o.opcdefault AND k.coll = a.attcollation, coalesce(n.nspname, 'pg_catalog')
   FROM pg_index i
   JOIN pg_class x ON x.oid = i.indexrelid
  CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indoption::int2[], i.indclass::oid[], i.indcollation::oid[])
-       WITH ORDINALITY AS k(attnum, option, class, collation, place)
+       WITH ORDINALITY AS k(attnum, options, class, coll, place)
   JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
   JOIN pg_opclass o ON o.oid = k.class
   LEFT JOIN pg_amop m ON m.amopfamily = o.opcfamily AND m.amopstrategy = 5
