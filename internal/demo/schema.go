@@ -13,7 +13,7 @@ create table if not exists products (
   stock       integer not null default 0,
   attributes  jsonb not null default '{}',
   image       bytea,
-  updated_at  timestamptz not null default clock_timestamp()
+  created_at  timestamptz not null default clock_timestamp()
 )`
 
 // article is what the shop sells: a name and a first price in cents.
@@ -31,12 +31,14 @@ var articles = []article{
 
 var colours = []string{"oak", "walnut", "black", "white", "green"}
 
-// prices, sales and departures are why things happen in the shop, and who does
-// them.
+// What is said of a change, by whom, as it fits the change.
 var (
-	priceReasons = []occasion{{"spring sale", "ann"}, {"supplier raised prices", "ben"}, {"matched a competitor", "ann"}, {"end of the sale", "cho"}}
-	stockReasons = []occasion{{"sold", "till 2"}, {"delivery", "warehouse"}, {"stocktaking", "dee"}, {"returned by a customer", "till 1"}}
-	endReasons   = []occasion{{"discontinued", "ben"}, {"supplier gone", "cho"}}
+	lowered  = []occasion{{"spring sale", "ann"}, {"matched a competitor", "ann"}, {"last year's model", "cho"}}
+	raised   = []occasion{{"supplier raised prices", "ben"}, {"end of the sale", "ann"}}
+	sold     = []occasion{{"sold", "till 1"}, {"sold", "till 2"}, {"stocktaking", "dee"}}
+	received = []occasion{{"delivery", "warehouse"}, {"returned by a customer", "till 1"}, {"stocktaking", "dee"}}
+	ended    = []occasion{{"discontinued", "ben"}, {"supplier gone", "cho"}}
 )
 
+// occasion is why something happens and who does it.
 type occasion struct{ reason, actor string }

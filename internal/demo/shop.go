@@ -117,32 +117,34 @@ func (s *Shop) Step(ctx context.Context) error {
 }
 
 func (s *Shop) changePrice(ctx context.Context) error {
-	percent := []int{80, 90, 95, 105, 110, 125}[s.rng.IntN(6)]
-	why := pick(s.rng, priceReasons)
-	return s.update(ctx, &why, "update products set unit_price = greatest(1, round(unit_price * $2 / 100, 2)), updated_at = clock_timestamp() where id = $1",
+	percent := pick(s.rng, []int{80, 90, 95, 105, 110, 125})
+	why := pick(s.rng, lowered)
+	if percent > 100 {
+		why = pick(s.rng, raised)
+	}
+	return s.update(ctx, &why, "update products set unit_price = greatest(1, round(unit_price * $2 / 100, 2)) where id = $1",
 		pick(s.rng, s.ids), percent)
 }
 
 func (s *Shop) adjustStock(ctx context.Context) error {
-	by := s.rng.IntN(12) - 7
-	if by == 0 {
-		by = 20
+	by := pick(s.rng, []int{-1, -1, -2, -3, -5, 1, 10, 25})
+	why := pick(s.rng, sold)
+	if by > 0 {
+		why = pick(s.rng, received)
 	}
-	why := pick(s.rng, stockReasons)
-	return s.update(ctx, &why, "update products set stock = greatest(0, stock + $2), updated_at = clock_timestamp() where id = $1",
-		pick(s.rng, s.ids), by)
+	return s.update(ctx, &why, "update products set stock = greatest(0, stock + $2) where id = $1", pick(s.rng, s.ids), by)
 }
 
 // describe changes what no rule of the mapping names, and gives no reason.
 func (s *Shop) describe(ctx context.Context) error {
-	return s.update(ctx, nil, `update products set attributes = attributes || jsonb_build_object('colour', $2::text), updated_at = clock_timestamp() where id = $1`,
+	return s.update(ctx, nil, `update products set attributes = attributes || jsonb_build_object('colour', $2::text) where id = $1`,
 		pick(s.rng, s.ids), pick(s.rng, colours))
 }
 
 // sellOut changes price and stock in one statement: two events.
 func (s *Shop) sellOut(ctx context.Context) error {
 	return s.update(ctx, &occasion{"clearance", "ann"},
-		"update products set unit_price = round(unit_price / 2, 2), stock = stock / 2, updated_at = clock_timestamp() where id = $1", pick(s.rng, s.ids))
+		"update products set unit_price = round(unit_price / 2, 2), stock = stock / 2 where id = $1", pick(s.rng, s.ids))
 }
 
 func (s *Shop) add(ctx context.Context) error {
@@ -153,7 +155,7 @@ func (s *Shop) discontinue(ctx context.Context) error {
 	if len(s.ids) <= least {
 		return s.add(ctx)
 	}
-	why, i := pick(s.rng, endReasons), s.rng.IntN(len(s.ids))
+	why, i := pick(s.rng, ended), s.rng.IntN(len(s.ids))
 	id := s.ids[i]
 	if err := s.update(ctx, &why, "delete from products where id = $1", id); err != nil {
 		return err
@@ -169,7 +171,7 @@ func (s *Shop) renumber(ctx context.Context) error {
 	old := s.ids[i]
 	var id int64
 	err := s.transact(ctx, &occasion{"moved to the new numbering", "cho"}, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, "update products set id = nextval(pg_get_serial_sequence('products','id')), updated_at = clock_timestamp() where id = $1 returning id", old).Scan(&id)
+		return tx.QueryRow(ctx, "update products set id = nextval(pg_get_serial_sequence('products','id')) where id = $1 returning id", old).Scan(&id)
 	})
 	if err != nil {
 		return err
@@ -203,7 +205,7 @@ func (s *Shop) insert(ctx context.Context, tx pgx.Tx, id int64) error {
 		description = s.novel()
 	}
 	args := []any{fmt.Sprintf("SKU-%05d", s.made), a.name, description, fmt.Sprintf("%d.%02d", a.cents/100, a.cents%100),
-		s.rng.IntN(80), fmt.Sprintf(`{"colour":%q,"weight_g":%d}`, pick(s.rng, colours), 100+s.rng.IntN(9000))}
+		5 + s.rng.IntN(80), fmt.Sprintf(`{"colour":%q,"weight_g":%d}`, pick(s.rng, colours), 100+s.rng.IntN(9000))}
 	columns, values := "sku, name, description, unit_price, stock, attributes", "$1, $2, $3, $4::text::numeric, $5, $6::text::jsonb"
 	if id != 0 {
 		columns, values, args = columns+", id", values+", $7", append(args, id)

@@ -71,15 +71,25 @@ func (s *Screen) widen(topic, key, version, kind string) {
 // change writes what an event says: the fields with old and new value, then why.
 func (s *Screen) change(l *line, r *transform.Stored) {
 	p := parsePayload(r.Data)
-	switch {
-	case len(p.old) == 0:
-		l.add(Plain, list(p.new))
-	case len(p.new) == 0:
-		l.add(Dim, "was "+list(p.old))
-	default:
+	because := why(r, p.reason)
+	if len(p.old) > 0 && len(p.new) > 0 {
 		fields(l, p)
+		if because != "" {
+			l.add(Plain, "  ")
+		}
+		l.add(Cyan, because)
+		return
 	}
-	l.add(Cyan, why(r, p.reason))
+	// A whole row may be longer than the line: the reason comes before it.
+	l.add(Cyan, because)
+	if because != "" {
+		l.add(Plain, "  ")
+	}
+	if len(p.new) == 0 && len(p.old) > 0 {
+		l.add(Dim, "was "+list(p.old))
+	} else {
+		l.add(Plain, list(p.new))
+	}
 }
 
 // fields writes "price 19.90 → 17.90, stock → 3".
@@ -97,24 +107,24 @@ func fields(l *line, p payload) {
 	}
 }
 
-// why says reason, actor and cause, each if there is one.
+// why says reason, actor and cause, each if there is one: "· spring sale (ann)".
 func why(r *transform.Stored, reason json.RawMessage) string {
-	var b strings.Builder
+	var words []string
 	if len(reason) > 0 && !bytes.Equal(reason, []byte("null")) {
-		b.WriteString("  · " + shown(reason))
+		words = append(words, "· "+shown(reason))
 	}
 	if r.Context != nil && r.Context.Actor != "" {
-		b.WriteString(" (" + printable(r.Context.Actor) + ")")
+		words = append(words, "("+printable(r.Context.Actor)+")")
 	}
 	switch {
 	case r.Cause == transform.KeyChanged && r.Op == capture.OpDelete:
-		b.WriteString("  · key changed to " + printable(string(r.Related)))
+		words = append(words, "· key changed to "+printable(string(r.Related)))
 	case r.Cause == transform.KeyChanged:
-		b.WriteString("  · key changed from " + printable(string(r.Related)))
+		words = append(words, "· key changed from "+printable(string(r.Related)))
 	case r.Cause != transform.NoCause:
-		b.WriteString("  · " + r.Cause.String())
+		words = append(words, "· "+r.Cause.String())
 	}
-	return b.String()
+	return strings.Join(words, " ")
 }
 
 // list writes "sku A-42, price 17.90".

@@ -9,7 +9,7 @@ import (
 )
 
 // valueRunes is how much of one value is shown to people.
-const valueRunes = 48
+const valueRunes = 40
 
 // member is one field of a JSON object, in the object's order.
 type member struct {

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
+
+	"backstory/internal/settings"
+)
+
+// noDefault are the keys that only an example can stand for.
+var noDefault = map[string]bool{"source.dsn": true, "kafka.brokers": true}
+
+func TestReferenceConfigurationHasEveryKeyAtItsDefault(t *testing.T) {
+	t.Parallel()
+	cfg, err := loadConfig("../../configs/backstory.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cfg.Validate(); err != nil {
+		t.Error(err)
+	}
+	cfg.Mapping = filepath.Base(cfg.Mapping) // it is relative to the file
+	defaults := settings.Keys(defaultConfig())
+	for i, k := range settings.Keys(cfg) {
+		if !noDefault[k.Name] {
+			if d := cmp.Diff(defaults[i].Value(), k.Value()); d != "" {
+				t.Errorf("%s is not its default:\n%s", k.Name, d)
+			}
+		}
+	}
+}
+
+func TestReferenceConfigurationSetsEveryKey(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("../../configs/backstory.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tree map[string]any
+	if err := yaml.Unmarshal(content, &tree); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range settings.Keys(defaultConfig()) {
+		node := any(tree)
+		for part := range strings.SplitSeq(k.Name, ".") {
+			section, ok := node.(map[string]any)
+			if node, ok = section[part]; !ok {
+				t.Errorf("%s is not in configs/backstory.yaml", k.Name)
+				break
+			}
+		}
+	}
+}
+
+func TestGoodConfigurations(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/*.good.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no fixtures", err)
+	}
+	for _, file := range files {
+		cfg, err := loadConfig(file, nil)
+		if err == nil {
+			err = cfg.Validate()
+		}
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+}
+
+// Each bad configuration begins with the comment "# error: " for each line of
+// the message that it must give.
+func TestBadConfigurations(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/*.bad.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no fixtures", err)
+	}
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want []string
+		for line := range strings.Lines(string(content)) {
+			if text, ok := strings.CutPrefix(line, "# error: "); ok {
+				want = append(want, strings.TrimSpace(text))
+			}
+		}
+		cfg, err := loadConfig(file, nil)
+		if err == nil {
+			err = cfg.Validate()
+		}
+		if err == nil {
+			t.Errorf("%s: no error", file)
+			continue
+		}
+		if d := cmp.Diff(want, strings.Split(err.Error(), "\n")); d != "" {
+			t.Errorf("%s:\n%s", file, d)
+		}
+		if got := exitCode(err); got != exitUsage {
+			t.Errorf("%s: exit code %d, want %d", file, got, exitUsage)
+		}
+	}
+}
+
+func TestConnectionStringFromAFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "dsn")
+	config := filepath.Join(dir, "backstory.yaml")
+	write(t, secret, "postgres://u:pw@db/legacy\n")
+	write(t, config, "source: {dsn_file: "+secret+"}\nkafka: {brokers: ['k:9092']}\n")
+	cfg, err := loadConfig(config, nil)
+	if err != nil || cfg.Source.DSN != "postgres://u:pw@db/legacy" {
+		t.Errorf("got %v and %v, want the content of the file", cfg, err)
+	}
+	if got, want := cfg.Mapping, filepath.Join(dir, "products.yaml"); got != want {
+		t.Errorf("mapping: got %s, want %s", got, want)
+	}
+	write(t, secret, "\n")
+	if _, err := loadConfig(config, nil); exitCode(err) != exitUsage {
+		t.Errorf("an empty file: got %v, want wrong configuration", err)
+	}
+}
+
+func TestMappingFromTheEnvironmentIsRelativeToTheWorkingDirectory(t *testing.T) {
+	t.Setenv("BACKSTORY_MAPPING", "other/products.yaml")
+	cfg, err := loadConfig("../../configs/backstory.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Mapping != "other/products.yaml" {
+		t.Errorf("got %s, want the path as it was given", cfg.Mapping)
+	}
+}
+
+func TestVariablesOfOthersAreLeftAlone(t *testing.T) {
+	for _, name := range []string{"TEST_KAFKA", "PG_BIN", "MAVEN_URL", "CONFIG", "SERVICE_HOST", "PORT", "PORT_8642_TCP_ADDR"} {
+		t.Setenv(envPrefix+name, "x")
+	}
+	if _, err := loadConfig("", nil); err != nil {
+		t.Error(err)
+	}
+	t.Setenv("BACKSTORY_SOURCE_DNS", "x")
+	_, err := loadConfig("", nil)
+	if err == nil || !strings.Contains(err.Error(), "did you mean BACKSTORY_SOURCE_DSN?") {
+		t.Errorf("got %v, want the nearest variable", err)
+	}
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

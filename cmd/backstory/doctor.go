@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+
+	"backstory/capture"
+	"backstory/internal/screen"
+	"backstory/sink"
+	"backstory/transform"
+)
+
+func doctorCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor --config FILE",
+		Short: "Check database, mapping and Kafka, and say what mends each finding",
+		Long: `Run every check that precedes a start and change nothing. Each finding says what is
+so and what mends it. The exit code is 0 if the bridge would start, 2 if the
+configuration is wrong, 3 if something would be refused, 1 if a server could not
+be asked.`,
+		Example: `  backstory doctor --config configs/backstory.yaml
+  backstory doctor -c backstory.yaml --json | jq '.findings[] | select(.level != "ok")'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := configOf(cmd)
+			if err != nil {
+				return err
+			}
+			if err := cfg.Validate(); err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), cfg.Bridge.StartupTimeout)
+			defer cancel()
+			diagnosis, err := diagnose(ctx, cfg)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = writeJSON(cmd.OutOrStdout(), diagnosis)
+			} else {
+				err = writeDiagnosis(cmd.OutOrStdout(), screen.StyleOf(os.Stdout), diagnosis)
+			}
+			return errors.Join(err, diagnosis.verdict())
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, for programs")
+	configFlags(cmd)
+	return cmd
+}
+
+// diagnosis is what all checks found.
+type diagnosis struct {
+	Server   string            `json:"server"` // Postgres's version
+	Findings []capture.Finding `json:"findings"`
+	err      error             // why something could not be asked, or is wrong in the configuration
+}
+
+// diagnose asks both servers. A mapping that cannot be read is an error, since
+// nothing could be said without it; everything else is a finding.
+func diagnose(ctx context.Context, cfg *Config) (*diagnosis, error) {
+	mapping, err := transform.LoadMapping(cfg.Mapping)
+	if err != nil {
+		return nil, err
+	}
+	d := &diagnosis{}
+	d.ok("mapping", "%s: %s", cfg.Mapping, tablesOf(mapping))
+	quiet := slog.New(slog.DiscardHandler) // the findings say it
+	db, err := openDatabase(cfg, mapping, quiet, nil)
+	if err != nil {
+		return nil, err
+	}
+	report, err := db.Doctor(ctx)
+	if err != nil {
+		d.add("postgres", err)
+	}
+	d.Server = report.Server
+	d.Findings = append(d.Findings, report.Findings...)
+	d.checkKafka(ctx, cfg, mapping, quiet)
+	return d, nil
+}
+
+// checkKafka opens the sink without leave to create anything, so that all its
+// checks of brokers, rights and topics run.
+func (d *diagnosis) checkKafka(ctx context.Context, cfg *Config, m *transform.Mapping, log *slog.Logger) {
+	readOnly := cfg.Kafka
+	readOnly.CreateTopics = false
+	producer, err := sink.Open(ctx, readOnly, m, capture.Identity{}, cfg.Source.Slot, log, prometheus.NewRegistry())
+	if err != nil {
+		d.add("kafka", err)
+		return
+	}
+	d.ok("kafka", "%s: reachable, the topics are there with the right settings", strings.Join(cfg.Kafka.Brokers, ", "))
+	if err := producer.Close(); err != nil {
+		d.add("kafka", err)
+	}
+}
+
+func (d *diagnosis) ok(check, format string, args ...any) {
+	d.Findings = append(d.Findings, capture.Finding{Check: check, Level: capture.LevelOK, Found: fmt.Sprintf(format, args...)})
+}
+
+// add makes a finding of each error, and remembers it for the exit code.
+func (d *diagnosis) add(check string, err error) {
+	d.err = errors.Join(d.err, err)
+	f := capture.Finding{Check: check, Level: capture.LevelError, Found: err.Error()}
+	var refusal *sink.Refusal
+	if errors.As(err, &refusal) {
+		f.Check, f.Found, f.Cure = check+", "+refusal.Thing, refusal.Problem, refusal.Cure
+	}
+	d.Findings = append(d.Findings, f)
+}
+
+// verdict is the error of the worst finding; nil if the bridge would start. It
+// does not repeat the findings.
+func (d *diagnosis) verdict() error {
+	wrong := 0
+	for _, f := range d.Findings {
+		if f.Level == capture.LevelError {
+			wrong++
+		}
+	}
+	report := capture.Report{Findings: d.Findings}
+	text := fmt.Sprintf("%d of %d checks keep the bridge from starting", wrong, len(d.Findings))
+	switch exitCode(errors.Join(d.err, report.Err())) {
+	case exitDone:
+		return nil
+	case exitUsage:
+		return usageError{errors.New(text)}
+	case exitRefused:
+		if d.err == nil || exitCode(d.err) == exitRefused {
+			return refusedError{text}
+		}
+	}
+	return errors.New(text)
+}
+
+func tablesOf(m *transform.Mapping) string {
+	words := make([]string, len(m.Tables))
+	for i, t := range m.Tables {
+		words[i] = t.String() + " → " + t.Aggregate
+	}
+	return strings.Join(words, ", ")
+}
+
+// writeDiagnosis prints the findings for people, each with its cure below it.
+func writeDiagnosis(w io.Writer, style screen.Style, d *diagnosis) error {
+	var b strings.Builder
+	if d.Server != "" {
+		fmt.Fprintf(&b, "Postgres %s\n", d.Server)
+	}
+	counts := map[capture.Level]int{}
+	for _, f := range d.Findings {
+		counts[f.Level]++
+		sign, ink := "✓", screen.Green
+		switch f.Level {
+		case capture.LevelWarning:
+			sign, ink = "!", screen.Yellow
+		case capture.LevelError:
+			sign, ink = "✗", screen.Red
+		}
+		fmt.Fprintf(&b, "%s %s: %s\n", style.Paint(ink, sign), style.Paint(screen.Bold, f.Check), f.Found)
+		if f.Cure != "" {
+			fmt.Fprintf(&b, "    → %s\n", strings.ReplaceAll(f.Cure, "\n", "\n      "))
+		}
+	}
+	fmt.Fprintf(&b, "\n%d ok, %d to think about, %d wrong\n", counts[capture.LevelOK], counts[capture.LevelWarning], counts[capture.LevelError])
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func writeJSON(w io.Writer, value any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(value)
+}
