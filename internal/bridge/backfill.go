@@ -15,7 +15,7 @@ import (
 const lookupKeys = 1000
 
 // againInterval is how often the keys that ask to be read again are looked up.
-const againInterval = time.Second
+const againInterval = 250 * time.Millisecond
 
 // job is a chunk on its way to the first stage, which applies it once the stream
 // has reached its watermark.

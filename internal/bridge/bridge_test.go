@@ -19,7 +19,7 @@ import (
 	"backstory/transform"
 )
 
-func mapping(tb testing.TB) *transform.Mapping {
+func mapping(tb rapid.TB) *transform.Mapping {
 	tb.Helper()
 	m, err := transform.ParseMapping("test.yaml", fmt.Appendf(nil, audit.Mapping, 1))
 	if err != nil {
@@ -38,11 +38,9 @@ type world struct {
 
 // live runs one process until ctx ends or a fault kills it; it returns the
 // error of Run, nil after an orderly stop.
-func (w *world) live(ctx context.Context, tb testing.TB) error {
+func (w *world) live(ctx context.Context, tb rapid.TB, begun func(*bridge.Bridge)) error {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	cfg := state.DefaultConfig()
-	cfg.Dir = w.dir
-	store, err := state.Open(ctx, cfg, log, prometheus.NewRegistry())
+	store, err := state.Open(context.Background(), state.Config{Dir: w.dir}, log, prometheus.NewRegistry())
 	if err != nil {
 		tb.Fatalf("open the state: %v", err)
 	}
@@ -55,38 +53,32 @@ func (w *world) live(ctx context.Context, tb testing.TB) error {
 	bc.SyncInterval, bc.PieceEvents = 10*time.Millisecond, 4
 	bf := bridge.BackfillConfig{Initial: true, ChunkRows: 3}
 	b := bridge.New(bc, bf, w.db, &fakeSink{k: w.kafka}, store, mapping(tb), log, prometheus.NewRegistry())
+	if begun != nil {
+		begun(b)
+	}
 	return b.Run(ctx)
 }
 
 // drain runs processes without faults until everything is confirmed.
-func (w *world) drain(tb testing.TB) {
+func (w *world) drain(tb rapid.TB) {
 	w.kafka.mu.Lock()
 	w.kafka.faults = 0
 	w.kafka.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	stop, stopped := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- w.live(stop, tb) }()
-	settled := time.Now()
-	for {
+	done, begun := make(chan error, 1), make(chan *bridge.Bridge, 1)
+	go func() { done <- w.live(stop, tb, func(b *bridge.Bridge) { begun <- b }) }()
+	b := <-begun
+	for !w.drained(b) {
 		w.db.appear(true)
-		w.db.mu.Lock()
-		if w.db.confirmed < w.db.tip {
-			settled = time.Now()
-		}
-		w.db.mu.Unlock()
-		// Rows that ask to be read again are looked up within a second.
-		if time.Since(settled) > 1500*time.Millisecond {
-			break
-		}
 		select {
 		case err := <-done:
 			tb.Fatalf("the bridge stopped: %v", err)
 		case <-time.After(5 * time.Millisecond):
 		}
 		if ctx.Err() != nil {
-			tb.Fatal("not drained in time")
+			tb.Fatalf("not drained in time: %+v", b.Status())
 		}
 	}
 	stopped()
@@ -95,8 +87,19 @@ func (w *world) drain(tb testing.TB) {
 	}
 }
 
+// drained reports whether everything is confirmed, imported and read again.
+func (w *world) drained(b *bridge.Bridge) bool {
+	s := b.Status()
+	if s.Phase != "streaming" || s.Tables[0].Backfill.Phase == "running" || s.Tables[0].Again > 0 {
+		return false
+	}
+	w.db.mu.Lock()
+	defer w.db.mu.Unlock()
+	return w.db.confirmed == w.db.tip
+}
+
 // check holds the topics against the history.
-func (w *world) check(tb testing.TB) {
+func (w *world) check(tb rapid.TB) {
 	tb.Helper()
 	r := audit.CompareUnplaced(w.db.history, w.kafka.records(transform.Events), w.kafka.records(transform.Latest))
 	if r.Wrong > 0 {
@@ -122,19 +125,19 @@ func TestExactlyOnce(t *testing.T) {
 		w.kafka.faults = rapid.SampledFrom([]float64{0, 0.02, 0.1}).Draw(rt, "faults")
 		lives := rapid.IntRange(1, 6).Draw(rt, "lives")
 		for range lives {
-			w.oneLife(rt, t)
+			w.oneLife(rt)
 		}
-		w.drain(t)
+		w.drain(rt)
 		w.check(rt)
 	})
 }
 
 // oneLife runs a process while transactions commit, until it dies or is stopped.
-func (w *world) oneLife(rt *rapid.T, t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
+func (w *world) oneLife(rt *rapid.T) {
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- w.live(ctx, t) }()
+	go func() { done <- w.live(ctx, rt, nil) }()
 	for range rapid.IntRange(0, 25).Draw(rt, "transactions") {
 		w.db.random(15)
 		w.db.appear(false)

@@ -74,6 +74,18 @@ func (db *fakeDB) standing(row audit.Row) {
 	db.history[*row[colID]] = append(db.history[*row[colID]], audit.Step{New: row, Standing: true})
 }
 
+// begin forgets what was before the slot: its rows stand in the table. Making a
+// slot waits for the transactions that run.
+func (db *fakeDB) begin() {
+	for _, t := range db.wal {
+		t.visible = true
+	}
+	db.history = audit.History{}
+	for _, row := range db.rows {
+		db.standing(row)
+	}
+}
+
 // tx is a transaction being written.
 type tx struct {
 	db *fakeDB
@@ -231,6 +243,7 @@ func (db *fakeDB) Prepare(_ context.Context, create bool) (*capture.Prepared, er
 			return nil, errors.New("the slot is gone")
 		}
 		db.created, db.confirmed, p.Slot.Created = true, db.tip, true
+		db.begin()
 	}
 	p.Slot.Name, p.Slot.Confirmed = "backstory", db.confirmed
 	return p, nil

@@ -30,6 +30,9 @@ type TableStatus struct {
 	Latest    string         `json:"latest_topic"`
 	Published uint64         `json:"events_published"` // since the start of the process
 	Backfill  BackfillStatus `json:"backfill"`
+	// Again is the number of rows to be read from the table because a change of
+	// them could not be completed.
+	Again int `json:"rows_to_read_again"`
 }
 
 // BackfillStatus is how far the reading of a table is.
@@ -64,6 +67,9 @@ func (b *Bridge) Status() Status {
 	defer b.status.mu.Unlock()
 	s := b.status.status
 	s.Tables = append([]TableStatus(nil), s.Tables...)
+	for i, t := range b.mapping.Tables {
+		s.Tables[i].Again = len(b.store.AgainKeys(t.ID))
+	}
 	return s
 }
 

@@ -89,7 +89,7 @@ func (s *stream) run(stop context.Context) error {
 	})
 	g.Go(func() error { return s.confirm(ctx) }) // ends when settle has, all confirmed
 	err := g.Wait()
-	s.b.store.Rollback() // what was taken and not committed comes again
+	s.b.store.DropAll() // what was taken and not committed comes again
 	if stop.Err() != nil && work.Err() != nil {
 		s.b.log.Warn("stopped after stop_timeout with events unpublished; they come again at the next start", "err", err)
 		return nil

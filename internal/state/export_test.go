@@ -1,0 +1,44 @@
+package state
+
+import (
+	"context"
+	"log/slog"
+)
+
+// Disk and File let tests put a disk of their own under a store.
+type (
+	Disk = disk
+	File = file
+)
+
+// Options are what tests may choose beyond Config.
+type Options struct {
+	Disk         Disk
+	SegmentBytes int64
+	Hash         func(table uint16, key []byte) uint64
+}
+
+// OpenWith opens a store with segments of any size, on any disk.
+func OpenWith(ctx context.Context, o Options) (*Store, error) {
+	s := newStore(Config{Dir: "state", SegmentBytes: o.SegmentBytes}, o.Disk, slog.New(slog.DiscardHandler))
+	if o.Hash != nil {
+		s.hash = o.Hash
+	}
+	if err := s.start(ctx, nil); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// DiskBytes is the size of the log and the live part of it.
+func (s *Store) DiskBytes() (all, live int64) {
+	u := s.usage()
+	return u.disk, u.live
+}
+
+// Abandon leaves the store as a killed process would: nothing is synced or closed.
+func (s *Store) Abandon() {
+	s.stop()
+	s.keeper.Wait()
+	s.index.close()
+}
