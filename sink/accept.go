@@ -81,19 +81,19 @@ func (c *cursor) hollowCheck(f *fetched) error {
 	case f.high > c.next && len(f.records) == 0 && c.hollow >= hollowAnswers:
 		c.next, c.hollow = min(f.high, c.end), 0
 	case f.high <= c.next && c.end != forEver && c.hollow >= shortAnswers:
-		return c.lostEnd(f.high)
+		return c.lostEnd(f.high, c.end)
 	case c.end == forEver && f.high <= c.next:
 		c.hollow = 0
 	}
 	return nil
 }
 
-// lostEnd refuses a partition that ended further behind before.
-func (c *cursor) lostEnd(end int64) error {
+// lostEnd refuses a partition that ends at end and was known to reach before.
+func (c *cursor) lostEnd(end, before int64) error {
 	return &Refusal{
 		Thing: fmt.Sprintf("topic %s partition %d", c.topic, c.partition),
-		Problem: fmt.Sprintf("the log ends at offset %d, and was read, or ended, at %d before: "+
-			"it has lost its newest records, or the topic was made anew", end, min(c.next, c.end)),
+		Problem: fmt.Sprintf("the log ends at offset %d, and reached %d before: "+
+			"it has lost its newest records, or the topic was made anew", end, before),
 		Cure: restoreTopic,
 	}
 }
@@ -123,7 +123,7 @@ func (r *reader) partitionFailed(ctx context.Context, c *cursor, f *fetched) err
 			"topic", c.topic, "partition", c.partition, "offset", c.next, "log_start", start[0])
 		c.next = start[0]
 	case c.next > end[0]:
-		return c.lostEnd(end[0])
+		return c.lostEnd(end[0], c.next)
 	}
 	return nil
 }

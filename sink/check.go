@@ -26,8 +26,8 @@ func (p *Producer) Check(ctx context.Context, marks []transform.Mark) error {
 	var open []*cursor
 	for i, c := range cursors {
 		m := &marks[i]
-		if c.end = m.End; ends[i] < m.End {
-			return c.lostEnd(ends[i])
+		if ends[i] < m.End {
+			return c.lostEnd(ends[i], m.End)
 		}
 		if m.LastAt >= starts[i] && m.LastAt >= 0 {
 			c.next, c.end = m.LastAt, m.LastAt+1

@@ -36,8 +36,7 @@ func (p *Producer) Fold(ctx context.Context, table *transform.Table, topic trans
 	for i, c := range cursors {
 		c.next, c.end = max(from[i], starts[i]), ends[i]
 		if from[i] > ends[i] {
-			c.end = from[i]
-			return nil, c.lostEnd(ends[i])
+			return nil, c.lostEnd(ends[i], from[i])
 		}
 		marks[i] = transform.Mark{Table: table, Topic: topic, Partition: c.partition, End: ends[i], LastAt: -1}
 	}

@@ -103,8 +103,15 @@ func (r *reader) resolve(ctx context.Context, topic string, ref []byte, s *trans
 		parser: &parser{topic: at.topic}}
 	inner := newReader(r.client, r.log)
 	inner.eachBytes = minEachBytes
+	starts, ends, err := inner.span(ctx, []*cursor{one})
+	if err != nil {
+		return fmt.Errorf("read the dead letter at %s: %w", ref, err)
+	}
+	if at.offset < starts[0] || at.offset >= ends[0] {
+		return refuse(fmt.Sprintf("that partition has the offsets from %d to below %d", starts[0], ends[0]))
+	}
 	found := false
-	err := inner.stored(ctx, []*cursor{one}, func(_ *cursor, full *transform.Stored) error {
+	err = inner.stored(ctx, []*cursor{one}, func(_ *cursor, full *transform.Stored) error {
 		if found = full.ID == s.ID && full.Topic == s.Topic; found {
 			// The run's buffers are not used again: the value stays valid.
 			s.Data, s.State = full.Data, full.State
