@@ -23,14 +23,13 @@ func (s *stream) settle(ctx context.Context) error {
 
 func (s *stream) settlePiece(ctx context.Context, p *piece) error {
 	if p.pub != nil {
-		begun := time.Now()
 		if err := p.pub.Events(ctx); err != nil { // 1
 			return fmt.Errorf("publish events: %w", err)
 		}
 		if err := p.pub.Latest(ctx); err != nil { // 2
 			return fmt.Errorf("publish latest: %w", err)
 		}
-		s.b.metrics.published(p, time.Since(begun))
+		s.b.metrics.published(p)
 	}
 	if err := s.b.store.Commit(p.batch); err != nil { // 3
 		return fmt.Errorf("commit the state: %w", err)

@@ -159,7 +159,6 @@ func (s *stream) takeBatch(ctx context.Context, batch *capture.Batch) error {
 			return err
 		}
 	}
-	s.b.metrics.changes.Add(float64(len(batch.Changes)))
 	s.reached = max(s.reached, batch.Reached)
 	if err := s.applyDue(ctx); err != nil {
 		return err
