@@ -48,6 +48,11 @@ type Finding struct {
 type Report struct {
 	Server   string    `json:"server"` // version as the server writes it; empty if it could not be asked
 	Findings []Finding `json:"findings"`
+
+	// Identity and Tables are what Prepare would return; empty if a finding keeps
+	// the bridge from starting.
+	Identity Identity    `json:"-"`
+	Tables   []TableInfo `json:"-"`
 }
 
 // Worst returns the highest level of the findings.
@@ -103,6 +108,13 @@ func (d *Database) Doctor(ctx context.Context) (Report, error) {
 	defer closeConn(ctx, conn)
 	s, err := d.survey(ctx, conn)
 	if err != nil {
+		return Report{}, err
+	}
+	if s.report.Worst() == LevelError {
+		return s.report, nil
+	}
+	s.report.Identity = s.identity
+	if s.report.Tables, err = d.describe(ctx, conn, s); err != nil {
 		return Report{}, err
 	}
 	return s.report, nil

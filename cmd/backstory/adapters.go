@@ -10,6 +10,7 @@ import (
 
 	"backstory/capture"
 	"backstory/internal/bridge"
+	"backstory/internal/state"
 	"backstory/sink"
 	"backstory/transform"
 )
@@ -17,21 +18,43 @@ import (
 // database is capture as the bridge sees it.
 type database struct {
 	*capture.Database
-	identity capture.Identity // of the newest Prepare
+	mapping *transform.Mapping
+	topics  *topics
+	store   *state.Store
 }
 
+// Prepare looks at everything before it makes anything: a mapping that names
+// unknown columns, or topics that would be refused, must not leave a slot behind
+// for which the server keeps WAL.
 func (d *database) Prepare(ctx context.Context, create bool) (*capture.Prepared, error) {
-	if !create {
-		if err := d.needSlot(ctx); err != nil {
-			return nil, err
-		}
-	}
-	prepared, err := d.Database.Prepare(ctx)
+	report, err := d.Doctor(ctx)
 	if err != nil {
 		return nil, err
 	}
-	d.identity = prepared.Identity
-	return prepared, nil
+	if err := report.Err(); err != nil {
+		return nil, err
+	}
+	if err := d.mapping.Bind(report.Tables); err != nil {
+		return nil, err
+	}
+	if !create {
+		if err := d.sameSource(ctx, report.Identity); err != nil {
+			return nil, err
+		}
+	}
+	if err := d.topics.open(ctx, report.Identity); err != nil {
+		return nil, err
+	}
+	return d.Database.Prepare(ctx)
+}
+
+// sameSource compares the database with what the state remembers: another
+// cluster first, which has no slot of ours either.
+func (d *database) sameSource(ctx context.Context, id capture.Identity) error {
+	if err := d.store.Bind(id); err != nil {
+		return err
+	}
+	return d.needSlot(ctx)
 }
 
 // needSlot refuses to go on without the slot: a new one would begin now, and the
@@ -69,32 +92,32 @@ func (d *database) Slot(ctx context.Context) (capture.SlotStatus, error) {
 	return d.SlotStatus(ctx)
 }
 
-// topics is the sink as the bridge sees it. It connects at the first Fence: the
-// name of the session is made of the cluster that Prepare has found, and nothing
-// of Kafka may be read before the slot is taken.
+// topics is the sink as the bridge sees it. The name of its session is made of
+// the cluster that the database turns out to be, so it is opened by Prepare.
 type topics struct {
 	cfg     sink.Config
 	mapping *transform.Mapping
-	db      *database
 	slot    string
 	timeout time.Duration // of the first connection
 	log     *slog.Logger
 	reg     prometheus.Registerer
 
-	*sink.Producer // nil before the first Fence
+	*sink.Producer // nil before open
 }
 
-func (t *topics) Fence(ctx context.Context) error {
-	if t.Producer == nil {
-		bound, cancel := context.WithTimeout(ctx, t.timeout)
-		defer cancel()
-		producer, err := sink.Open(bound, t.cfg, t.mapping, t.db.identity, t.slot, t.log, t.reg)
-		if err != nil {
-			return fmt.Errorf("open kafka: %w", err)
-		}
-		t.Producer = producer
+// open connects and makes or checks the topics, once.
+func (t *topics) open(ctx context.Context, id capture.Identity) error {
+	if t.Producer != nil {
+		return nil
 	}
-	return t.Producer.Fence(ctx)
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	defer cancel()
+	producer, err := sink.Open(ctx, t.cfg, t.mapping, id, t.slot, t.log, t.reg)
+	if err != nil {
+		return fmt.Errorf("open kafka: %w", err)
+	}
+	t.Producer = producer
+	return nil
 }
 
 func (t *topics) Encode(events []transform.Event) (bridge.Publication, error) {

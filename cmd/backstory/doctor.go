@@ -10,7 +10,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"backstory/capture"
@@ -85,23 +84,34 @@ func diagnose(ctx context.Context, cfg *Config) (*diagnosis, error) {
 	}
 	d.Server = report.Server
 	d.Findings = append(d.Findings, report.Findings...)
+	if report.Tables != nil {
+		d.checkColumns(mapping, report.Tables)
+	}
 	d.checkKafka(ctx, cfg, mapping, quiet)
 	return d, nil
 }
 
-// checkKafka opens the sink without leave to create anything, so that all its
-// checks of brokers, rights and topics run.
-func (d *diagnosis) checkKafka(ctx context.Context, cfg *Config, m *transform.Mapping, log *slog.Logger) {
-	readOnly := cfg.Kafka
-	readOnly.CreateTopics = false
-	producer, err := sink.Open(ctx, readOnly, m, capture.Identity{}, cfg.Source.Slot, log, prometheus.NewRegistry())
-	if err != nil {
-		d.add("kafka", err)
+// checkColumns compares the mapping with the tables.
+func (d *diagnosis) checkColumns(m *transform.Mapping, tables []capture.TableInfo) {
+	if err := m.Bind(tables); err != nil {
+		d.add("mapping", err)
 		return
 	}
-	d.ok("kafka", "%s: reachable, the topics are there with the right settings", strings.Join(cfg.Kafka.Brokers, ", "))
-	if err := producer.Close(); err != nil {
-		d.add("kafka", err)
+	d.ok("columns of the mapping", "are in the tables")
+}
+
+// checkKafka asks the brokers for the topics and their settings.
+func (d *diagnosis) checkKafka(ctx context.Context, cfg *Config, m *transform.Mapping, log *slog.Logger) {
+	missing, err := sink.Inspect(ctx, cfg.Kafka, m, log)
+	if err != nil {
+		for _, err := range each(err) {
+			d.add("kafka", err)
+		}
+		return
+	}
+	d.ok("kafka", "%s: reachable; topics that are there have the right settings", strings.Join(cfg.Kafka.Brokers, ", "))
+	for _, topic := range missing {
+		d.ok("topic "+topic, "will be created")
 	}
 }
 
@@ -115,7 +125,7 @@ func (d *diagnosis) add(check string, err error) {
 	f := capture.Finding{Check: check, Level: capture.LevelError, Found: err.Error()}
 	var refusal *sink.Refusal
 	if errors.As(err, &refusal) {
-		f.Check, f.Found, f.Cure = check+", "+refusal.Thing, refusal.Problem, refusal.Cure
+		f.Check, f.Found, f.Cure = refusal.Thing, refusal.Problem, refusal.Cure
 	}
 	d.Findings = append(d.Findings, f)
 }

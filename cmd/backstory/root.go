@@ -27,6 +27,7 @@ func rootCommand() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(runCommand(), demoCommand(), doctorCommand(), statusCommand(), tailCommand(), versionCommand(), configTopic())
 	for _, cmd := range append(root.Commands(), root) {
@@ -102,9 +103,13 @@ func flagError(cmd *cobra.Command, err error) error {
 // usageArgs makes the errors of an argument check wrong use.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return usageError{err}
+		err := check(cmd, args)
+		if err == nil {
+			return nil
 		}
-		return nil
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			return usageError{fmt.Errorf("%w; did you mean %s?", err, near[0])}
+		}
+		return usageError{err}
 	}
 }

@@ -54,7 +54,7 @@ func runBridge(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	db, err := openDatabase(cfg, mapping, log, reg)
+	source, err := openDatabase(cfg, mapping, log, reg)
 	if err != nil {
 		return err
 	}
@@ -63,20 +63,19 @@ func runBridge(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 		return fmt.Errorf("open the state: %w", err)
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	kafka := &topics{
-		cfg: cfg.Kafka, mapping: mapping, db: db, slot: cfg.Source.Slot, timeout: cfg.Bridge.StartupTimeout, log: log, reg: reg,
-	}
+	kafka := &topics{cfg: cfg.Kafka, mapping: mapping, slot: cfg.Source.Slot, timeout: cfg.Bridge.StartupTimeout, log: log, reg: reg}
 	defer func() { err = errors.Join(err, kafka.Close()) }()
+	db := &database{Database: source, mapping: mapping, topics: kafka, store: store}
 	b := bridge.New(cfg.Bridge, cfg.Backfill, db, kafka, store, mapping, log, reg)
 	return runWithServer(ctx, cfg.HTTP, b, reg, log)
 }
 
-func openDatabase(cfg *Config, m *transform.Mapping, log *slog.Logger, reg prometheus.Registerer) (*database, error) {
+func openDatabase(cfg *Config, m *transform.Mapping, log *slog.Logger, reg prometheus.Registerer) (*capture.Database, error) {
 	db, err := capture.NewDatabase(cfg.Source.Config, m.Refs(), log, reg)
 	if err != nil {
 		return nil, fmt.Errorf("source: %w", err)
 	}
-	return &database{Database: db}, nil
+	return db, nil
 }
 
 // runWithServer runs the bridge and its HTTP server until ctx is done or one of

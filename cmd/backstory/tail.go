@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -71,6 +73,9 @@ func runTail(cmd *cobra.Command, args []string, o *tailOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := reachable(cmd.Context(), cfg.Kafka.Brokers); err != nil {
+		return err
+	}
 	out := &recordWriter{out: cmd.OutOrStdout(), asJSON: o.asJSON, screen: newScreen(os.Stdout)}
 	log := cfg.Log.logger()
 	err = sink.Tail(cmd.Context(), cfg.Kafka, topics, from, o.follow, log, func(r *transform.Stored) error {
@@ -87,6 +92,24 @@ func runTail(cmd *cobra.Command, args []string, o *tailOptions) error {
 
 func newScreen(f *os.File) *screen.Screen {
 	return &screen.Screen{Style: screen.StyleOf(f), Zone: time.Local}
+}
+
+// dialTimeout bounds the attempt to reach one broker.
+const dialTimeout = 5 * time.Second
+
+// reachable returns nil if a broker takes connections. Who watches a screen
+// wants to know at once; sink.Tail would wait for brokers without an end.
+func reachable(ctx context.Context, brokers []string) error {
+	var errs []error
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	for _, broker := range brokers {
+		conn, err := dialer.DialContext(ctx, "tcp", broker)
+		if err == nil {
+			return conn.Close()
+		}
+		errs = append(errs, err)
+	}
+	return fmt.Errorf("no broker can be reached: %w", errors.Join(errs...))
 }
 
 // tailFrom reads --from.
@@ -112,14 +135,14 @@ func tailFrom(o *tailOptions, now time.Time) (sink.TailFrom, error) {
 // topicsOf finds the topics that the arguments mean. Without a mapping, which is
 // fine where brokers were given by hand, they are names of topics.
 func topicsOf(mappingFile string, args []string, byHand bool) ([]string, error) {
-	mapping, err := transform.LoadMapping(mappingFile)
-	switch {
-	case err != nil && byHand && errors.Is(err, fs.ErrNotExist):
+	if _, err := os.Stat(mappingFile); byHand && errors.Is(err, fs.ErrNotExist) {
 		if len(args) == 0 {
 			return nil, usageError{errors.New("name a topic, or give --config for those of its mapping")}
 		}
 		return args, nil
-	case err != nil:
+	}
+	mapping, err := transform.LoadMapping(mappingFile)
+	if err != nil {
 		return nil, err
 	}
 	if len(args) == 0 {
