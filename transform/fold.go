@@ -38,10 +38,13 @@ func Fold(e *Entry, s *Stored, dst []byte) (applied bool, buf []byte, err error)
 	if err != nil {
 		return false, dst, foldError(e, s, err.Error())
 	}
-	if e.Image == nil && string(data.Old) != "{}" {
+	var old []byte // the image of a note is another aggregate's
+	if e.Exists() {
+		old = e.Image
+	} else if string(data.Old) != "{}" {
 		return false, dst, foldError(e, s, "it changes an aggregate that does not exist")
 	}
-	next.Image, dst, err = foldImage(e.Image, data.New, dst)
+	next.Image, dst, err = foldImage(old, data.New, dst)
 	if err != nil {
 		return false, dst, foldError(e, s, err.Error())
 	}

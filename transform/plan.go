@@ -94,7 +94,7 @@ func compile(t *Table, n *names, rel *capture.Relation) (*plan, error) {
 }
 
 func (p *plan) mistake(problem string) error {
-	return &MappingError{Mistakes: []Mistake{{Path: "table " + p.table.String(), Problem: problem}}}
+	return &MappingError{Mistakes: []Mistake{{Problem: problem}}}
 }
 
 // find returns the index of the column of a field, given as a JSON string, or −1.

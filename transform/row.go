@@ -193,14 +193,10 @@ func (t *Transformer) row(out *Output, c *capture.Change, st States, reconcile b
 	if !more {
 		return t.late(&s)
 	}
-	eventType := p.names.created
-	if s.entry.Version == 0 {
-		eventType = p.names.imported
-		if !reconcile {
-			s.cause = NoCause
-		}
+	if s.entry.Version == 0 && !reconcile {
+		s.cause = NoCause
 	}
-	return t.write(&s, eventType)
+	return t.write(&s, s.unmet())
 }
 
 // late handles a row below the place of its aggregate. It yields no event, which

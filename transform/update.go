@@ -55,7 +55,16 @@ func (t *Transformer) update(s *subject) error {
 	if err := t.encodeNew(s.plan, c); err != nil {
 		return err
 	}
-	return t.write(s, s.plan.names.imported)
+	return t.write(s, s.unmet())
+}
+
+// unmet is the type of the event of a row that was there before it was seen:
+// Imported if its aggregate was never known, Created if it was deleted.
+func (s *subject) unmet() string {
+	if s.entry.Version > 0 {
+		return s.plan.names.created
+	}
+	return s.plan.names.imported
 }
 
 // write brings the aggregate to the encoded row: by an event of the given type
