@@ -33,7 +33,7 @@ type tracked struct {
 type mapping uint8
 
 const (
-	unmapped   mapping = iota // its rows are not decoded, they only count
+	unmapped   mapping = iota // its rows are not passed on, they only count
 	mappedName                // by the name that it had when its rows were written
 	mappedOID                 // it had another name then; see recognise
 )

@@ -36,8 +36,9 @@ type assembler struct {
 	rels     *relations
 	maxBytes int // of a batch
 	tx       transaction
-	cur      *arena // of the batch that is being built
-	other    *arena // of the batch before
+	cur      *arena      // of the batch that is being built
+	other    *arena      // of the batch before
+	unused   slab[Value] // for rows that are decoded only to be checked
 	out      Batch
 	// prompt: somebody waits for out.Reached, so progress alone is worth a batch.
 	prompt       bool
@@ -62,7 +63,8 @@ type transaction struct {
 func newAssembler(rels *relations, maxBytes int, start LSN) *assembler {
 	return &assembler{
 		rels: rels, maxBytes: maxBytes, cur: newArena(), other: newArena(),
-		out: Batch{Reached: start, End: start},
+		unused: slab[Value]{blockLen: valueBlock},
+		out:    Batch{Reached: start, End: start},
 	}
 }
 
@@ -198,12 +200,17 @@ func (a *assembler) row(kind byte, body []byte) error {
 	if err := a.count(); err != nil {
 		return err
 	}
-	if table.mapped == unmapped {
-		return nil
+	data, values := body, &a.unused
+	if table.mapped != unmapped {
+		data, values = a.cur.copy(body), &a.cur.values
 	}
-	r, err := decodeRow(kind, a.cur.copy(body), len(table.Columns), &a.cur.values)
+	a.unused.reset()
+	r, err := decodeRow(kind, data, len(table.Columns), values)
 	if err != nil {
 		return fmt.Errorf("table %s.%s: %w", table.Schema, table.Name, err)
+	}
+	if table.mapped == unmapped {
+		return nil // it was only checked
 	}
 	change := a.add(table.Relation, len(body))
 	switch kind {

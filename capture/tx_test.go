@@ -1,0 +1,364 @@
+package capture
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+// The messages of pgoutput, as a server writes them.
+
+func beginMsg(at LSN, xid uint32) []byte {
+	b := binary.BigEndian.AppendUint64([]byte{msgBegin}, uint64(at))
+	b = binary.BigEndian.AppendUint64(b, 0)
+	return binary.BigEndian.AppendUint32(b, xid)
+}
+
+func commitMsg(at, end LSN) []byte {
+	b := binary.BigEndian.AppendUint64([]byte{msgCommit, 0}, uint64(at))
+	b = binary.BigEndian.AppendUint64(b, uint64(end))
+	return binary.BigEndian.AppendUint64(b, 0)
+}
+
+// relationMsg describes a table of text columns; the first is the key.
+func relationMsg(id uint32, schema, name string, columns ...string) []byte {
+	b := binary.BigEndian.AppendUint32([]byte{msgRelation}, id)
+	b = append(append(append(append(b, schema...), 0), name...), 0, 'd')
+	b = binary.BigEndian.AppendUint16(b, uint16(len(columns)))
+	for i, column := range columns {
+		b = append(b, 0)
+		if i == 0 {
+			b[len(b)-1] = columnKeyFlag
+		}
+		b = append(append(b, column...), 0, 0, 0, 0, 25, 0xff, 0xff, 0xff, 0xff)
+	}
+	return b
+}
+
+func tuple(b []byte, values ...string) []byte {
+	b = binary.BigEndian.AppendUint16(b, uint16(len(values)))
+	for _, v := range values {
+		switch v {
+		case "NULL":
+			b = append(b, columnNull)
+		case "TOAST":
+			b = append(b, columnUnchanged)
+		default:
+			b = binary.BigEndian.AppendUint32(append(b, columnText), uint32(len(v)))
+			b = append(b, v...)
+		}
+	}
+	return b
+}
+
+func rowMsg(kind byte, id uint32) []byte { return binary.BigEndian.AppendUint32([]byte{kind}, id) }
+
+func insertMsg(id uint32, values ...string) []byte {
+	return tuple(append(rowMsg(msgInsert, id), tupleNew), values...)
+}
+
+func truncateMsg(ids ...uint32) []byte {
+	b := binary.BigEndian.AppendUint32([]byte{msgTruncate}, uint32(len(ids)))
+	b = append(b, 0)
+	for _, id := range ids {
+		b = binary.BigEndian.AppendUint32(b, id)
+	}
+	return b
+}
+
+func messageMsg(transactional bool, at LSN, prefix, content string) []byte {
+	b := []byte{msgMessage, 0}
+	if transactional {
+		b[1] = messageTransactional
+	}
+	b = binary.BigEndian.AppendUint64(b, uint64(at))
+	b = append(append(b, prefix...), 0)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(content)))
+	return append(b, content...)
+}
+
+func say(content string) []byte { return messageMsg(true, 1, contextPrefix, content) }
+
+// reason is the message that gives a reason.
+func reason(text string) []byte { return say(`{"reason":"` + text + `"}`) }
+
+// Two published tables, of which one is mapped.
+const mappedID, otherID = 1, 2
+
+var tablesMsgs = [][]byte{
+	relationMsg(mappedID, "public", "products", "id", "name"),
+	relationMsg(otherID, "public", "other", "id"),
+}
+
+func noTypes(context.Context, []uint32) (map[uint32]columnType, error) {
+	return nil, errors.New("the catalog was asked")
+}
+
+func testAssembler(t require, msgs ...[]byte) *assembler {
+	rels := newRelations([]TableRef{{Schema: "public", Name: "products"}}, nil, noTypes)
+	a := newAssembler(rels, 4<<20, 0)
+	feed(t, a, tablesMsgs...)
+	feed(t, a, msgs...)
+	return a
+}
+
+// require is what testing.TB and rapid.T have in common.
+type require interface {
+	Helper()
+	Fatalf(format string, args ...any)
+	Errorf(format string, args ...any)
+}
+
+func feed(t require, a *assembler, msgs ...[]byte) {
+	t.Helper()
+	for _, m := range msgs {
+		if err := a.message(context.Background(), 0, m); err != nil {
+			t.Fatalf("message %q: %v", m, err)
+		}
+	}
+}
+
+// short describes changes: ordinal, operation, key, reason.
+func short(changes []Change) []string {
+	var out []string
+	for _, c := range changes {
+		text := fmt.Sprintf("%d %s", c.Pos.Index, c.Op)
+		if len(c.New) > 0 {
+			text += " " + string(c.New[0].Data)
+		}
+		if c.Context != nil {
+			text += " " + string(c.Context.Reason)
+		}
+		out = append(out, text)
+	}
+	return out
+}
+
+func inserts(from, to int) (msgs [][]byte) {
+	for i := from; i <= to; i++ {
+		msgs = append(msgs, insertMsg(mappedID, fmt.Sprint(i), "x"))
+	}
+	return msgs
+}
+
+func TestContextOfAHeldTransaction(t *testing.T) {
+	t.Parallel()
+	ins := func(id string) []byte { return insertMsg(mappedID, id, "x") }
+	tests := []struct {
+		name string
+		msgs [][]byte
+		want []string
+	}{
+		{"none", [][]byte{ins("a")}, []string{"1 insert a"}},
+		{"before", [][]byte{reason("r"), ins("a")}, []string{`1 insert a "r"`}},
+		{"after", [][]byte{ins("a"), ins("b"), reason("r")}, []string{`1 insert a "r"`, `2 insert b "r"`}},
+		{"between: the first is also for those before it", [][]byte{ins("a"), reason("r"), ins("b"), reason("s"), ins("c")},
+			[]string{`1 insert a "r"`, `2 insert b "r"`, `3 insert c "s"`}},
+		{"cleared", [][]byte{reason("r"), ins("a"), say("{}"), ins("b")}, []string{`1 insert a "r"`, "2 insert b"}},
+		{"cleared first", [][]byte{ins("a"), say("{}"), ins("b"), reason("r"), ins("c")}, []string{"1 insert a", "2 insert b", `3 insert c "r"`}},
+		{"last of all is for none", [][]byte{reason("r"), ins("a"), reason("s")}, []string{`1 insert a "r"`}},
+		{"other prefix", [][]byte{messageMsg(true, 1, "backstory.contexts", `{"reason":"r"}`), ins("a")}, []string{"1 insert a"}},
+		{"not transactional", [][]byte{messageMsg(false, 1, contextPrefix, `{"reason":"r"}`), ins("a")}, []string{"1 insert a"}},
+		{"truncate", [][]byte{truncateMsg(otherID, mappedID), reason("r")}, []string{`2 truncate "r"`}},
+		{"rows of other tables count", [][]byte{insertMsg(otherID, "z"), ins("a"), insertMsg(otherID, "z"), ins("b")},
+			[]string{"2 insert a", "4 insert b"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			a := testAssembler(t, beginMsg(10, 1))
+			feed(t, a, tt.msgs...)
+			if got := a.batch(); len(got.Changes) != 0 || got.Reached != 10 || got.End != 0 {
+				t.Errorf("before the commit: got %d changes, reached %s, end %s", len(got.Changes), got.Reached, got.End)
+			}
+			a.next()
+			feed(t, a, commitMsg(10, 20), beginMsg(20, 2), insertMsg(mappedID, "n", "x"), commitMsg(20, 30))
+			want := append(slices.Clone(tt.want), "1 insert n") // a context ends with its transaction
+			if diff := cmp.Diff(want, short(a.batch().Changes)); diff != "" {
+				t.Errorf("changes (-want +got):\n%s", diff)
+			}
+			if got := a.batch(); got.Reached != 30 || got.End != 30 {
+				t.Errorf("after the commit: reached %s, end %s", got.Reached, got.End)
+			}
+		})
+	}
+}
+
+func TestLargeTransactionIsNotHeld(t *testing.T) {
+	t.Parallel()
+	big := strings.Repeat("x", heldBytes)
+	tests := []struct {
+		name string
+		msgs [][]byte
+		held bool
+	}{
+		{"as many changes as are held", inserts(1, heldChanges), true},
+		{"one more", inserts(1, heldChanges+1), false},
+		{"rows of other tables are not held", append(inserts(1, heldChanges), insertMsg(otherID, "z")), true},
+		{"as many bytes as are held", [][]byte{insertMsg(mappedID, "", big[21:])}, true},
+		{"one more byte", [][]byte{insertMsg(mappedID, "", big[16:])}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			a := testAssembler(t, beginMsg(10, 1))
+			feed(t, a, tt.msgs...)
+			n := len(a.batch().Changes)
+			if got := n == 0; got != tt.held {
+				t.Fatalf("held: got %t, want %t", got, tt.held)
+			}
+			feed(t, a, reason("r"), insertMsg(mappedID, "last", "x"), commitMsg(10, 20))
+			changes := a.batch().Changes
+			if got := changes[0].Context != nil; got != tt.held {
+				t.Errorf("the first change has a context: got %t, want %t", got, tt.held)
+			}
+			if changes[len(changes)-1].Context == nil {
+				t.Error("the change after the message has no context")
+			}
+		})
+	}
+}
+
+func TestMessagesInWrongOrder(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name string
+		msgs [][]byte
+		want error
+	}{
+		{"row outside", [][]byte{insertMsg(mappedID, "a", "b")}, errNoTransaction},
+		{"truncate outside", [][]byte{truncateMsg(mappedID)}, errNoTransaction},
+		{"context outside", [][]byte{reason("r")}, errNoTransaction},
+		{"commit outside", [][]byte{commitMsg(1, 2)}, errNoTransaction},
+		{"begin inside", [][]byte{beginMsg(1, 1), beginMsg(2, 2)}, errInTransaction},
+		{"other commit", [][]byte{beginMsg(1, 1), commitMsg(2, 3)}, errOtherCommit},
+		{"other columns", [][]byte{beginMsg(1, 1), insertMsg(mappedID, "a")}, errColumns},
+		{"trailing byte", [][]byte{append(beginMsg(1, 1), 0)}, errTrailing},
+		{"missing byte", [][]byte{beginMsg(1, 1)[:20]}, errShort},
+		{"empty", [][]byte{{}}, errShort},
+		{"binary", [][]byte{beginMsg(1, 1), append(rowMsg(msgInsert, mappedID), tupleNew, 0, 2, columnBinary, 0, 0, 0, 0, columnNull)}, errBinary},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			a := testAssembler(t)
+			var err error
+			for _, m := range tt.msgs {
+				err = a.message(t.Context(), 0x42, m)
+			}
+			if !errors.Is(err, tt.want) {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+			if !strings.Contains(fmt.Sprint(err), " at 0/") {
+				t.Errorf("%q does not say where", err)
+			}
+		})
+	}
+}
+
+func TestProgress(t *testing.T) {
+	t.Parallel()
+	type progress struct {
+		Reached, End LSN
+		Prompt       bool
+	}
+	a := testAssembler(t)
+	check := func(what string, want progress) {
+		t.Helper()
+		got := progress{a.batch().Reached, a.batch().End, a.prompt}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
+	a.keepalive(100)
+	check("keepalive", progress{100, 100, false})
+	a.keepalive(90)
+	check("keepalive from the past", progress{100, 100, false})
+	feed(t, a, messageMsg(false, 110, "someone's", ""))
+	check("message of others", progress{110, 100, false})
+	feed(t, a, messageMsg(false, 120, "backstory.watermark", ""))
+	check("own message", progress{120, 100, true})
+	a.next()
+	check("following batch", progress{120, 100, false})
+	feed(t, a, beginMsg(130, 1))
+	check("begin", progress{130, 100, false})
+	a.keepalive(500)
+	check("keepalive inside", progress{130, 100, false})
+	feed(t, a, commitMsg(130, 140))
+	check("commit", progress{140, 140, false})
+}
+
+// Wherever a stream is cut into batches, the changes are the same.
+func TestBatchesDoNotChangeTheChanges(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		var msgs [][]byte
+		at, row := LSN(10), 0
+		for range rapid.IntRange(1, 4).Draw(t, "transactions") {
+			msgs = append(msgs, beginMsg(at, uint32(at)))
+			for range rapid.IntRange(0, 5).Draw(t, "parts") {
+				switch rapid.IntRange(0, 4).Draw(t, "part") {
+				case 0:
+					msgs = append(msgs, reason(fmt.Sprint("r", row)))
+				case 1:
+					msgs = append(msgs, insertMsg(otherID, "z"), say("{}"))
+				case 2:
+					msgs = append(msgs, truncateMsg(otherID, mappedID))
+				case 3:
+					msgs = append(msgs, inserts(row, row+heldChanges/2)...)
+					row += heldChanges/2 + 1
+				default:
+					msgs = append(msgs, insertMsg(mappedID, fmt.Sprint(row), "TOAST"))
+					row++
+				}
+			}
+			msgs = append(msgs, commitMsg(at, at+5))
+			at += LSN(rapid.IntRange(5, 9).Draw(t, "distance"))
+		}
+		whole := testAssembler(t, msgs...)
+		want := short(whole.batch().Changes)
+
+		a := testAssembler(t)
+		var got []string
+		var last Batch
+		for i, m := range msgs {
+			feed(t, a, m)
+			if i == len(msgs)-1 || rapid.IntRange(0, 20).Draw(t, "cut") == 0 {
+				b := a.batch()
+				got = append(got, short(b.Changes)...)
+				if b.Reached < last.Reached || b.End < last.End || b.End > b.Reached {
+					t.Errorf("positions went back: %s %s after %s %s", b.Reached, b.End, last.Reached, last.End)
+				}
+				last = *b
+				a.next()
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("changes (-one batch +several):\n%s", diff)
+		}
+	})
+}
+
+func TestSteadyStateAllocatesNothing(t *testing.T) {
+	a := testAssembler(t)
+	msgs := slices.Concat([][]byte{beginMsg(10, 1)}, inserts(1, 500), [][]byte{commitMsg(10, 20)})
+	batch := func() {
+		a.next()
+		for range 10 {
+			feed(t, a, msgs...)
+		}
+	}
+	batch() // the two arenas are filled by turns
+	batch()
+	got := testing.AllocsPerRun(20, batch)
+	if got != 0 {
+		t.Errorf("got %v allocations for 5000 changes, want 0", got)
+	}
+}
