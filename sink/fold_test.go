@@ -110,7 +110,8 @@ func (c *cluster) send(records ...*kgo.Record) {
 	}
 }
 
-// marker appends a control record, as the fence does, to a partition.
+// marker appends a control record, as the fence does, to a partition. The next
+// session of the same id begins when the marker is there.
 func (c *cluster) marker(topic string, partition int32) {
 	c.tb.Helper()
 	ctx, cancel := context.WithTimeout(c.tb.Context(), 30*time.Second)
@@ -136,6 +137,13 @@ func (c *cluster) marker(topic string, partition int32) {
 		ended, err := end.RequestWith(ctx, c.writer)
 		if err != nil || ended.ErrorCode != 0 {
 			return fmt.Errorf("end transaction: %v, code %d", err, ended.ErrorCode)
+		}
+		return nil
+	})
+	eventually(c.tb, func() error {
+		answer, err := session.RequestWith(ctx, c.writer)
+		if err != nil || answer.ErrorCode != 0 {
+			return fmt.Errorf("init producer id: %v, code %d", err, answer.ErrorCode)
 		}
 		return nil
 	})

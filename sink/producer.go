@@ -32,7 +32,8 @@ type Producer struct {
 	dead   *topicLog   // nil: none is configured
 
 	session session
-	over    atomic.Bool // the session must not write any more
+	ended   map[stranger]bool // producers that a barrier of this process has ended
+	over    atomic.Bool       // the session must not write any more
 	encoder encoder
 	planned uint64 // number of the session that the encoder plans offsets of; 0: the plan is void
 
@@ -98,7 +99,7 @@ func Open(ctx context.Context, cfg Config, m *transform.Mapping, id capture.Iden
 	}
 	p := &Producer{
 		cfg: cfg, log: log, metrics: metrics, transactionalID: cfg.TransactionalID,
-		tables: make(map[*transform.Table]*tableTopics),
+		tables: make(map[*transform.Table]*tableTopics), ended: make(map[stranger]bool),
 	}
 	if p.transactionalID == "" {
 		p.transactionalID = "backstory-" + strconv.FormatUint(id.System, 10) + "-" + slot
