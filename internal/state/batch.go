@@ -57,8 +57,9 @@ func (b *Batch) Get(table uint16, key []byte) (transform.Entry, bool, error) {
 	return r.entry(), true, nil
 }
 
-// Put writes the entry of an aggregate; key and image are copied. An entry of
-// version 0 is a note, one without an image a deleted aggregate.
+// Put writes the entry of an aggregate; key and image are copied. What does not
+// exist ([transform.Entry.Exists]) is a deleted aggregate if it has a version, else
+// a note.
 func (b *Batch) Put(table uint16, key []byte, e transform.Entry) error {
 	kind, err := kindOf(&e)
 	if err != nil {

@@ -2,7 +2,7 @@ package state
 
 import (
 	"encoding/binary"
-	"fmt"
+	"errors"
 	"hash/crc32"
 
 	"backstory/capture"
@@ -87,9 +87,9 @@ func parseGroup(buf []byte, seed uint32) (group, bool) {
 type recordKind byte
 
 const (
-	kindExisting recordKind = 1 // an aggregate with an image
-	kindDeleted  recordKind = 2 // an aggregate without one
-	kindNote     recordKind = 3 // a change of an unknown aggregate
+	kindExisting recordKind = 1 // an aggregate with an image of its own
+	kindDeleted  recordKind = 2 // an aggregate that had one; an image is another's, see transform.Entry
+	kindNote     recordKind = 3 // a change of an unknown aggregate; an image likewise
 	kindGone     recordKind = 4 // a note that was forgotten
 	kindMeta     recordKind = 5 // key is the name, image the value
 	kindNoMeta   recordKind = 6 // the name has no value any more
@@ -132,8 +132,8 @@ func (r record) entry() transform.Entry {
 			Index: le.Uint16(r[36:]),
 		},
 	}
-	if r.kind() == kindExisting {
-		e.Image = r.image()
+	if image := r.image(); len(image) > 0 {
+		e.Image = image
 	}
 	return e
 }
@@ -141,14 +141,16 @@ func (r record) entry() transform.Entry {
 // kindOf says which record an entry needs.
 func kindOf(e *transform.Entry) (recordKind, error) {
 	switch {
-	case e.Version > 0 && e.Image != nil:
+	case e.Image != nil && len(e.Image) == 0:
+		return 0, errors.New("an image of no bytes")
+	case e.Exists() && e.Version == 0:
+		return 0, errors.New("an aggregate that exists needs a version")
+	case e.Exists():
 		return kindExisting, nil
 	case e.Version > 0:
 		return kindDeleted, nil
-	case e.Image == nil:
-		return kindNote, nil
 	}
-	return 0, fmt.Errorf("an entry with an image needs a version")
+	return kindNote, nil
 }
 
 // padded rounds up to the multiple of 8 at which the next record begins.

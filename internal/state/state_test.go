@@ -27,7 +27,7 @@ func TestSmoke(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := b.Put(1, key, transform.Entry{Version: e.Version + 1, Image: fmt.Appendf(nil, "image %d %0500d", e.Version+1, i)}); err != nil {
+				if err := b.Put(1, key, transform.Entry{Version: e.Version + 1, Place: transform.Place{Index: 1}, Image: fmt.Appendf(nil, "image %d %0500d", e.Version+1, i)}); err != nil {
 					t.Fatal(err)
 				}
 			}
