@@ -184,6 +184,7 @@ type status struct {
 	Phase     string `json:"phase"`
 	Confirmed string `json:"confirmed_lsn"`
 	Tables    []struct {
+		Again    int `json:"rows_to_read_again"`
 		Backfill struct {
 			Phase string `json:"phase"`
 		} `json:"backfill"`
@@ -229,8 +230,8 @@ func (p *process) alive() error {
 	}
 }
 
-// drained waits until everything committed so far is confirmed and every import
-// is done.
+// drained waits until everything committed so far is confirmed, every import is
+// done and no row is to be read again.
 func (p *process) drained(limit time.Duration) {
 	p.r.tb.Helper()
 	var text string
@@ -256,8 +257,11 @@ func (p *process) reached(end pglogrepl.LSN) error {
 		return err
 	}
 	for _, t := range s.Tables {
-		if t.Backfill.Phase == "running" {
-			return errors.New("a backfill is running")
+		if t.Backfill.Phase != "done" {
+			return errors.New("the backfill is " + t.Backfill.Phase)
+		}
+		if t.Again > 0 {
+			return fmt.Errorf("%d rows are to be read again", t.Again)
 		}
 	}
 	confirmed, err := pglogrepl.ParseLSN(s.Confirmed)

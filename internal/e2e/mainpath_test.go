@@ -35,6 +35,7 @@ func TestMainPath(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testenv.Postgres(t), testenv.Kafka(t).Brokers(), 5000)
 	p := r.start()
+	p.streaming() // the slot is there: from here on nothing may be missing
 	r.commit(4, 100_000, 2000, true, 50_000)
 	p.drained(3 * time.Minute)
 	p.stop()
@@ -50,6 +51,7 @@ func TestPostgresVersions(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			r := newRig(t, testenv.Postgres(t, testenv.Fresh(), testenv.PGVersion(version)), testenv.Kafka(t).Brokers(), 300)
 			p := r.start()
+			p.streaming()
 			r.commit(2, 3000, 200, version != "10", 0)
 			p.drained(time.Minute)
 			p.stop()
@@ -62,22 +64,23 @@ func TestPostgresVersions(t *testing.T) {
 func TestKilledTenTimes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testenv.Postgres(t), testenv.Kafka(t).Brokers(), 2000)
+	p := r.start()
+	p.streaming()
 	written := make(chan struct{})
 	go func() { // ends with the writers' budget
 		defer close(written)
 		r.commit(3, 40_000, 500, true, 0)
 	}()
 	for i := range 10 {
-		p := r.start()
-		p.streaming()
 		select {
 		case <-time.After(time.Duration(100+i*150) * time.Millisecond):
 		case <-written:
 		}
 		p.kill()
+		p = r.start()
+		p.streaming()
 	}
 	<-written
-	p := r.start()
 	p.drained(2 * time.Minute)
 	p.stop()
 	r.compare()

@@ -64,7 +64,7 @@ func CompareUnplaced(h History, events, latest []Record) *Report {
 		byKey[e.Key] = append(byKey[e.Key], e)
 	}
 	for _, key := range slices.Sorted(maps.Keys(h)) {
-		r.key(key, h[key], byKey[key])
+		r.key(key, h, byKey)
 	}
 	for key := range byKey {
 		if h[key] == nil {
@@ -83,72 +83,144 @@ func (r *Report) partition(e *Record, partitions int32) {
 	}
 }
 
-// key holds one aggregate's events against its steps. A key that the bridge may
-// have met without having seen it made (it stood before the audit, or came from
-// such a key) may enter with an import, which may show any of its versions; from
-// there on every step must be told.
-func (r *Report) key(key string, steps []Step, events []*Record) {
+// key holds one aggregate's events against its steps. A life of its row that the
+// bridge may have met without having seen it begin (it stood before the audit, or
+// came from a key that the bridge did not know) may enter with an event of the
+// whole row, which may show any version of it, or not at all; from there on every
+// step must be told.
+func (r *Report) key(key string, h History, all map[string][]*Record) {
+	steps, events := h[key], all[key]
 	for i, e := range events {
 		if e.Version() != int64(i+1) {
 			r.add("key %s: version %d at place %d of its history", key, e.Version(), i+1)
 			return
 		}
 	}
-	strict := &Report{}
-	strict.follow(key, steps, nil, events)
-	if strict.Wrong == 0 && !steps[0].Standing {
-		return
-	}
-	if !steps[0].Standing && steps[0].Cause != "key-changed" {
-		r.add("%s", strict.Findings[0])
-		return
-	}
-	r.entered(key, steps, events)
-}
-
-// entered looks for the step with which a key can have entered its history.
-func (r *Report) entered(key string, steps []Step, events []*Record) {
-	var why []string
-	fits := func(rest []Step, first ...want) bool {
-		trial := &Report{}
-		trial.follow(key, rest, first, events)
-		why = append(why, trial.Findings...)
-		return trial.Wrong == 0
-	}
+	m := match{key: key, steps: steps, events: events, unseen: make([]bool, len(steps)), dead: map[[2]int]bool{}}
 	for i, s := range steps {
-		if s.New == nil { // deleted before the import saw it: the history begins with what came after
-			if fits(steps[i+1:]) {
-				return
-			}
-			break
-		}
-		if fits(steps[i+1:], imported(s.New)) {
-			return
-		}
+		m.unseen[i] = s.Standing || s.Cause == "key-changed" && s.New != nil && departures(h[s.Related], all[s.Related], key)
 	}
-	r.add("key %s: no place in its %d steps fits its %d events: %s", key, len(steps), len(events), strings.Join(why[:min(2, len(why))], " | "))
+	if !m.from(0, 0) {
+		r.add("%s\n%s", m.why, story(steps, events))
+	}
 }
 
-// follow compares first and then the events of each step with what is there.
-func (r *Report) follow(key string, steps []Step, first []want, events []*Record) {
-	wants := first
+// departures reports whether a row left for the key to without an event of the
+// aggregate that it left.
+func departures(steps []Step, events []*Record, to string) bool {
+	untold := 0
 	for _, s := range steps {
-		wants = append(wants, s.events()...)
-	}
-	for i, w := range wants {
-		if i >= len(events) {
-			r.add("key %s: event %d of %d (%s) is missing", key, i+1, len(wants), w.kind)
-			return
-		}
-		if diff := w.diff(events[i]); diff != "" {
-			r.add("key %s, version %d at %d/%d: %s", key, i+1, events[i].Partition, events[i].Offset, diff)
-			return
+		if s.New == nil && s.Cause == "key-changed" && s.Related == to {
+			untold++
 		}
 	}
-	if len(events) > len(wants) {
-		e := events[len(wants)]
-		r.add("key %s: %d events too many, the first is %s at %d/%d: %s", key, len(events)-len(wants), e.Headers["ce_type"], e.Partition, e.Offset, e.Value)
+	for _, e := range events {
+		if e.Headers["ce_cause"] == "key-changed" && e.Headers["ce_related"] == to && len(e.Data.New) == 0 {
+			untold--
+		}
 	}
+	return untold > 0
+}
+
+// match looks for a way to read the steps of a key in its events.
+type match struct {
+	key    string
+	steps  []Step
+	events []*Record
+	unseen []bool          // the life that the step begins may have gone unseen
+	dead   map[[2]int]bool // no way from here
+	best   int
+	why    string // of the way that led furthest
+}
+
+// from reports whether events[e:] tell steps[i:].
+func (m *match) from(i, e int) bool {
+	at := [2]int{i, e}
+	if m.dead[at] {
+		return false
+	}
+	if m.strictly(i, e) || i < len(m.steps) && m.unseen[i] && m.late(i, e) {
+		return true
+	}
+	m.dead[at] = true
+	return false
+}
+
+// strictly reads each step in its events, until a life begins that may be unseen.
+func (m *match) strictly(i, e int) bool {
+	for begun := i; i < len(m.steps); i++ {
+		if m.unseen[i] && i > begun {
+			return m.from(i, e)
+		}
+		for _, w := range m.steps[i].events() {
+			if !m.reads(w, e) {
+				return false
+			}
+			e++
+		}
+	}
+	if e < len(m.events) {
+		v := m.events[e]
+		m.fail(e, "%d events too many, the first is %s at %d/%d: %s", len(m.events)-e, v.Headers["ce_type"], v.Partition, v.Offset, v.Value)
+		return false
+	}
+	return true
+}
+
+// late lets the life that begins at step i enter at any of its steps, or never.
+func (m *match) late(i, e int) bool {
+	for ; i < len(m.steps) && m.steps[i].New != nil; i++ {
+		w := want{kind: "ProductCreated", old: map[string]string{}, new: fields(m.steps[i].New, nil), entry: true}
+		if e == 0 {
+			w.kind = "ProductImported"
+		}
+		if m.reads(w, e) && m.from(i+1, e+1) {
+			return true
+		}
+	}
+	return i < len(m.steps) && m.from(i+1, e)
+}
+
+func (m *match) reads(w want, e int) bool {
+	if e >= len(m.events) {
+		m.fail(e, "event %d (%s) is missing", e+1, w.kind)
+		return false
+	}
+	if diff := w.diff(m.events[e]); diff != "" {
+		m.fail(e, "version %d at %d/%d: %s", e+1, m.events[e].Partition, m.events[e].Offset, diff)
+		return false
+	}
+	return true
+}
+
+// fail keeps the reason of the way that has read the most events.
+func (m *match) fail(e int, format string, args ...any) {
+	if m.why == "" || e > m.best {
+		m.best, m.why = e, fmt.Sprintf("key %s: ", m.key)+fmt.Sprintf(format, args...)
+	}
+}
+
+// story tells what was committed and what was published of a key, for people.
+func story(steps []Step, events []*Record) string {
+	var b strings.Builder
+	for i, s := range steps {
+		fmt.Fprintf(&b, "    step %d: %s", i, s.Cause)
+		if s.Standing {
+			b.WriteString("standing")
+		}
+		for _, row := range []Row{s.Old, s.New} {
+			text := "none"
+			if row != nil {
+				text = fmt.Sprint(fields(row, nil))
+			}
+			fmt.Fprintf(&b, " → %.400s", text)
+		}
+		b.WriteByte('\n')
+	}
+	for _, e := range events {
+		fmt.Fprintf(&b, "    event %d/%d: %s %s %.400s\n", e.Partition, e.Offset, e.Headers["ce_type"], e.Headers["ce_cause"], e.Value)
+	}
+	return b.String()
 }
 
 // diff says how an event differs from what is wanted; empty if it does not.
@@ -162,7 +234,7 @@ func (w *want) diff(e *Record) string {
 	if d := diffFields("new", e.Data.New, w.new); d != "" {
 		return d
 	}
-	if w.kind == "ProductImported" { // by a chunk, or by an update of the stream with its own context
+	if w.entry { // by a chunk, or by an update of the stream with its own context
 		return ""
 	}
 	if got, want := string(e.Data.Reason), reasonJSON(w.reason); got != want {

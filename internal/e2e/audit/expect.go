@@ -54,15 +54,18 @@ func ReadHistory(ctx context.Context, conn *pgx.Conn, messages bool) (History, i
 		return nil, 0, fmt.Errorf("read the audit: %w", err)
 	}
 	giveFirstReason(notes)
-	h := History{}
+	h, changes := History{}, 0
 	for _, n := range notes {
-		h.add(n)
+		if n.op != "M" {
+			h.add(n)
+			changes++
+		}
 	}
-	return h, len(notes), nil
+	return h, changes, nil
 }
 
-// giveFirstReason gives the first reason of a small transaction to its changes
-// before it. A TRUNCATE counts as one change there, however many rows it took.
+// giveFirstReason gives the first message of a small transaction to its changes
+// before it.
 func giveFirstReason(notes []note) {
 	byTx := map[int64][]*note{}
 	for i := range notes {
@@ -71,7 +74,7 @@ func giveFirstReason(notes []note) {
 		}
 	}
 	for _, ns := range byTx {
-		i := slices.IndexFunc(ns, func(n *note) bool { return n.reason != nil })
+		i := slices.IndexFunc(ns, func(n *note) bool { return n.op == "M" })
 		if i <= 0 || len(ns) > heldChanges {
 			continue
 		}
@@ -108,6 +111,7 @@ type want struct {
 	reason   *string
 	cause    string
 	related  string
+	entry    bool // of a row that was not seen to begin: reason and cause are anything
 }
 
 // events lists what a step must yield for an aggregate that is known.
@@ -157,9 +161,4 @@ func fields(row Row, is []int) map[string]string {
 		}
 	}
 	return m
-}
-
-// imported is the event of a row that the bridge met without having seen it made.
-func imported(row Row) want {
-	return want{kind: "ProductImported", old: map[string]string{}, new: fields(row, nil)}
 }

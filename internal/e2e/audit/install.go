@@ -39,7 +39,7 @@ CREATE TABLE audit (
   seq bigserial PRIMARY KEY, txid bigint NOT NULL DEFAULT txid_current(), op char(1) NOT NULL,
   old text[], new text[], reason text, at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE FUNCTION audit_text(p products) RETURNS text[] LANGUAGE sql STABLE SET extra_float_digits = 3 AS $$
-  SELECT ARRAY[p.id::text, p.sku, p.name, p.description, p.price::text, p.currency::text, p.stock::text,
+  SELECT ARRAY[p.id::text, p.sku, p.name, p.description, p.price::text, CASE WHEN p.currency IS NOT NULL THEN format('%s', p.currency) END, p.stock::text,
     p.attributes::text, to_json(p.tags)::text, p.active::text, p.weight::text,
     to_char(p.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US')] $$;
 CREATE FUNCTION audit_row() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -60,6 +60,7 @@ END $$;
 CREATE FUNCTION say(reason text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM set_config('audit.reason', reason, true);
+  INSERT INTO audit (op, reason) VALUES ('M', reason);
   PERFORM pg_logical_emit_message(true, 'backstory.context', jsonb_build_object('reason', reason)::text);
 END $$;
 `
