@@ -63,16 +63,28 @@ func (s *stream) apply(ctx context.Context, j *job) error {
 	return setRun(p.batch, j.table.ID, j.run)
 }
 
+// counts is the visibility rule: a row, or its absence, says something of the
+// aggregate only if the last change that the stream brought of it came from a
+// transaction that the chunk's snapshot saw. Comparing LSNs is not enough: a
+// commit record is in WAL before its transaction becomes visible.
+func (s *stream) counts(j *job, e *transform.Entry) bool {
+	pos, xid := e.Place.Pos, e.XID
+	if t, ok := s.emptied[j.table.ID]; ok && pos.Compare(t.pos) < 0 {
+		pos, xid = t.pos, t.xid
+	}
+	return xid == 0 || pos.LSN < j.run.Horizon || j.chunk.Snapshot.Visible(xid)
+}
+
 func (s *stream) applyRow(ctx context.Context, j *job, key []byte, c *capture.Change) error {
 	p, err := s.open(ctx)
 	if err != nil {
 		return err
 	}
-	e, ok, err := p.batch.Get(j.table.ID, key)
+	e, _, err := p.batch.Get(j.table.ID, key)
 	if err != nil {
 		return err
 	}
-	if ok && !j.counts(&e) {
+	if !s.counts(j, &e) {
 		if j.run.Reconcile && !j.run.Done && j.keys == nil {
 			return p.batch.Again(j.table.ID, key)
 		}
@@ -94,11 +106,11 @@ func (s *stream) applyAbsence(ctx context.Context, j *job, key []byte, ordinal i
 	if err != nil {
 		return err
 	}
-	e, ok, err := p.batch.Get(j.table.ID, key)
+	e, _, err := p.batch.Get(j.table.ID, key)
 	if err != nil {
 		return err
 	}
-	if ok && !j.counts(&e) {
+	if !s.counts(j, &e) {
 		return nil // it stays on the list
 	}
 	at := capture.Change{Op: capture.OpRead, Time: j.chunk.Time,

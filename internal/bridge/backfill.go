@@ -28,14 +28,6 @@ type job struct {
 	published int           // events that the chunk made
 }
 
-// counts is the visibility rule: a row, or its absence, says something of the
-// aggregate only if the last change that the state has of it came from a
-// transaction that the chunk's snapshot saw. Comparing LSNs is not enough: a
-// commit record is in WAL before its transaction becomes visible.
-func (j *job) counts(e *transform.Entry) bool {
-	return e.XID == 0 || e.Place.Pos.LSN < j.run.Horizon || j.chunk.Snapshot.Visible(e.XID)
-}
-
 // importer reads one table beside the stream.
 type importer struct {
 	s      *stream
@@ -117,7 +109,7 @@ func (s *stream) info(table *transform.Table) (capture.TableInfo, error) {
 
 // importTable goes on with the table's import where it stopped.
 func (im *importer) importTable(ctx context.Context) error {
-	if im.run.Done || (!im.run.Reconcile && !im.s.b.backfill.Initial) {
+	if !im.s.b.backfill.wants(im.run) {
 		return nil
 	}
 	im.progress("running")

@@ -104,6 +104,9 @@ func (b *Bridge) session(ctx context.Context, streaming func()) (err error) {
 	if err := b.recover(ctx, start, remembered); err != nil {
 		return err
 	}
+	if err := b.announce(); err != nil {
+		return err
+	}
 	streaming()
 	b.status.phase("streaming", nil)
 	return newStream(b, src, prepared).run(ctx)
@@ -138,4 +141,24 @@ func (b *Bridge) again(t *transform.Table) error {
 		return err
 	}
 	return b.store.Commit(batch)
+}
+
+// announce shows for each table whether it is going to be read, before anybody
+// can take the stream for complete.
+func (b *Bridge) announce() error {
+	for _, t := range b.mapping.Tables {
+		run, _, err := b.memory.run(t.ID)
+		if err != nil {
+			return err
+		}
+		s := BackfillStatus{Phase: "waiting", Rows: run.Rows, Reconcile: run.Reconcile}
+		switch {
+		case run.Done:
+			s.Phase = "done"
+		case !b.backfill.wants(run):
+			s.Phase = "none"
+		}
+		b.status.backfill(t, s)
+	}
+	return nil
 }

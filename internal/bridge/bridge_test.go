@@ -42,7 +42,7 @@ func (w *world) live(ctx context.Context, tb rapid.TB, begun func(*bridge.Bridge
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	store, err := state.Open(context.Background(), state.Config{Dir: w.dir}, log, prometheus.NewRegistry())
 	if err != nil {
-		tb.Fatalf("open the state: %v", err)
+		return fmt.Errorf("open the state: %w", err)
 	}
 	defer func() {
 		if err := store.Close(); err != nil {
@@ -90,7 +90,7 @@ func (w *world) drain(tb rapid.TB) {
 // drained reports whether everything is confirmed, imported and read again.
 func (w *world) drained(b *bridge.Bridge) bool {
 	s := b.Status()
-	if s.Phase != "streaming" || s.Tables[0].Backfill.Phase == "running" || s.Tables[0].Again > 0 {
+	if s.Phase != "streaming" || s.Tables[0].Backfill.Phase != "done" || s.Tables[0].Again > 0 {
 		return false
 	}
 	w.db.mu.Lock()
@@ -135,9 +135,15 @@ func TestExactlyOnce(t *testing.T) {
 // oneLife runs a process while transactions commit, until it dies or is stopped.
 func (w *world) oneLife(rt *rapid.T) {
 	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- w.live(ctx, rt, nil) }()
+	done, over := make(chan error, 1), make(chan struct{})
+	go func() { // ends with ctx, or with the process it runs
+		defer close(over)
+		done <- w.live(ctx, rt, nil)
+	}()
+	defer func() { // a draw may panic
+		cancel()
+		<-over
+	}()
 	for range rapid.IntRange(0, 25).Draw(rt, "transactions") {
 		w.db.random(15)
 		w.db.appear(false)

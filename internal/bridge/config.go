@@ -78,6 +78,9 @@ func DefaultBackfillConfig() BackfillConfig {
 	return BackfillConfig{Initial: true, ChunkRows: 10_000}
 }
 
+// wants reports whether a table is to be read on.
+func (c BackfillConfig) wants(run importRun) bool { return !run.Done && (run.Reconcile || c.Initial) }
+
 // Validate reports every value that is out of bounds, by key.
 func (c BackfillConfig) Validate() error {
 	var errs []error

@@ -161,7 +161,10 @@ func (t *tx) set(key string, row audit.Row, step audit.Step) {
 	t.db.history[key] = append(t.db.history[key], step)
 }
 
+// truncate holds its lock until it is visible, so that no snapshot can miss it
+// that is taken under the lock of a chunk.
 func (t *tx) truncate() {
+	t.t.visible = true
 	t.t.changes = append(t.t.changes, capture.Change{Op: capture.OpTruncate})
 	for _, key := range slices.Sorted(keysOf(t.db.rows)) {
 		t.set(key, nil, audit.Step{Old: t.db.rows[key], Cause: "truncate"})

@@ -37,7 +37,9 @@ type TableStatus struct {
 
 // BackfillStatus is how far the reading of a table is.
 type BackfillStatus struct {
-	Phase         string `json:"phase"` // none, running or done
+	// Phase is waiting, running or done; none if the table is not to be read
+	// (backfill.initial) or nothing is known yet.
+	Phase         string `json:"phase"`
 	Rows          int64  `json:"rows"`
 	EstimatedRows int64  `json:"estimated_rows"` // by pg_class.reltuples
 	Reconcile     bool   `json:"reconcile"`

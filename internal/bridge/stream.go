@@ -48,7 +48,8 @@ type stream struct {
 	reached capture.LSN
 	end     capture.LSN
 	repairs map[uint16]*repair // tables under a reconciling run
-	key     []byte             // scratch
+	emptied map[uint16]truncation
+	key     []byte // scratch
 
 	committed committedLSN
 }
@@ -59,7 +60,7 @@ func newStream(b *Bridge, src Source, prepared *capture.Prepared) *stream {
 		batches: make(chan *capture.Batch), taken: make(chan struct{}),
 		jobs: make(chan *job),
 		free: make(chan *piece, pieces), filled: make(chan *piece, 1),
-		repairs: map[uint16]*repair{}, committed: committedLSN{closed: make(chan struct{})},
+		repairs: map[uint16]*repair{}, emptied: map[uint16]truncation{}, committed: committedLSN{closed: make(chan struct{})},
 	}
 	for range pieces {
 		s.free <- &piece{}
@@ -287,6 +288,15 @@ func (s *stream) renew(ctx context.Context) error {
 	return nil
 }
 
+// truncation is the newest TRUNCATE of a table that the session has met. It is a
+// change of every key, also of those that the state does not know and can't note:
+// a chunk that was read before it must not import the dead. A chunk read later sees
+// it, because TRUNCATE holds its lock until it is visible; so memory is enough.
+type truncation struct {
+	pos capture.Position
+	xid uint32
+}
+
 // truncate deletes each aggregate of the table in key order. The keys are those
 // of a drained state; an aggregate that a redelivered truncate finds at or above
 // its place is passed over like any other.
@@ -295,6 +305,7 @@ func (s *stream) truncate(ctx context.Context, c *capture.Change) error {
 	if table == nil {
 		return nil
 	}
+	s.emptied[table.ID] = truncation{c.Pos, c.XID}
 	if err := s.drain(ctx); err != nil {
 		return err
 	}
