@@ -116,7 +116,7 @@ func (c *Config) readDSN() error {
 func notOurs(name string) bool {
 	name = strings.TrimPrefix(name, envPrefix)
 	switch name {
-	case "CONFIG", "PG_BIN", "MAVEN_URL", "PORT":
+	case "CONFIG", "CACHE", "PG_BIN", "MAVEN_URL", "PORT":
 		return true
 	}
 	for _, prefix := range []string{"TEST_", "SERVICE_", "PORT_"} {

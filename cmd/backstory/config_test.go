@@ -142,7 +142,7 @@ func TestMappingFromTheEnvironmentIsRelativeToTheWorkingDirectory(t *testing.T) 
 }
 
 func TestVariablesOfOthersAreLeftAlone(t *testing.T) {
-	for _, name := range []string{"TEST_KAFKA", "PG_BIN", "MAVEN_URL", "CONFIG", "SERVICE_HOST", "PORT", "PORT_8642_TCP_ADDR"} {
+	for _, name := range []string{"TEST_KAFKA", "PG_BIN", "MAVEN_URL", "CACHE", "CONFIG", "SERVICE_HOST", "PORT", "PORT_8642_TCP_ADDR"} {
 		t.Setenv(envPrefix+name, "x")
 	}
 	if _, err := loadConfig("", nil); err != nil {

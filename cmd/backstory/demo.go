@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"backstory/configs"
+	"backstory/internal/child"
 	"backstory/internal/demo"
 	"backstory/internal/pgserver"
 	"backstory/internal/screen"
@@ -113,23 +114,26 @@ func runDemo(ctx context.Context, o *demoOptions, out io.Writer) (err error) {
 // demonstration has the parts while they run.
 type demonstration struct {
 	*demoOptions
-	out       io.Writer
-	screen    *screen.Screen
-	temporary bool
-	postgres  *pgserver.Server
-	broker    *demo.Broker
-	shop      *demo.Shop
-	ledger    *demo.Ledger
-	mapping   *transform.Mapping
-	cfg       *Config
-	log       *slog.Logger
-	logFile   *os.File
+	out      io.Writer
+	screen   *screen.Screen
+	scratch  *child.Scratch // nil: dir is kept
+	postgres *pgserver.Server
+	broker   *demo.Broker
+	shop     *demo.Shop
+	ledger   *demo.Ledger
+	mapping  *transform.Mapping
+	cfg      *Config
+	log      *slog.Logger
+	logFile  *os.File
 }
 
+// makeDir makes the directory of the run. A temporary one is swept away by the
+// next demo if this process is killed.
 func (d *demonstration) makeDir() (err error) {
 	if d.dir == "" {
-		d.temporary = true
-		d.dir, err = os.MkdirTemp("", "backstory-demo-")
+		if d.scratch, err = child.NewScratch("demo"); err == nil {
+			d.dir = d.scratch.Dir
+		}
 	} else if d.dir, err = filepath.Abs(d.dir); err == nil {
 		err = os.MkdirAll(d.dir, 0o755)
 	}
@@ -140,17 +144,17 @@ func (d *demonstration) makeDir() (err error) {
 }
 
 func (d *demonstration) removeDir() error {
-	if !d.temporary {
+	if d.scratch == nil {
 		return nil
 	}
-	return os.RemoveAll(d.dir)
+	return d.scratch.Remove()
 }
 
 // start brings up what the bridge needs, with some products in the table.
 func (d *demonstration) start(ctx context.Context) (err error) {
 	d.note("starting Postgres …")
 	options := pgserver.Options{Version: d.version, Fast: true}
-	if !d.temporary {
+	if d.scratch == nil {
 		options.Dir = filepath.Join(d.dir, "postgres")
 	}
 	if d.postgres, err = pgserver.Start(ctx, options); err != nil {

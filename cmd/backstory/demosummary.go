@@ -85,7 +85,7 @@ func (d *demonstration) render(s summary) string {
 	for _, line := range s.Differences {
 		fmt.Fprintf(&b, "%s %s\n", style.Paint(screen.Red, "✗"), line)
 	}
-	if !d.temporary {
+	if d.scratch == nil {
 		fmt.Fprintf(&b, "%s\n", style.Paint(screen.Dim, "· kept in "+d.dir))
 	}
 	return b.String()
