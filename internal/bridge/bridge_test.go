@@ -33,14 +33,15 @@ func mapping(tb rapid.TB) *transform.Mapping {
 type world struct {
 	db    *fakeDB
 	kafka *kafka
-	dir   string
+	dirs  [2]string // the states of two instances, which take turns
+	turn  int
 }
 
 // live runs one process until ctx ends or a fault kills it; it returns the
 // error of Run, nil after an orderly stop.
 func (w *world) live(ctx context.Context, tb rapid.TB, begun func(*bridge.Bridge)) error {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	store, err := state.Open(context.Background(), state.Config{Dir: w.dir}, log, prometheus.NewRegistry())
+	store, err := state.Open(context.Background(), state.Config{Dir: w.dirs[w.turn]}, log, prometheus.NewRegistry())
 	if err != nil {
 		return fmt.Errorf("open the state: %w", err)
 	}
@@ -64,6 +65,9 @@ func (w *world) drain(tb rapid.TB) {
 	w.kafka.mu.Lock()
 	w.kafka.faults = 0
 	w.kafka.mu.Unlock()
+	w.db.mu.Lock()
+	w.db.faults = 0
+	w.db.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	stop, stopped := context.WithCancel(ctx)
@@ -114,14 +118,17 @@ func TestExactlyOnce(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		seed := rapid.Uint64().Draw(rt, "seed")
 		w := &world{db: newFakeDB(seed), kafka: newKafka(seed)}
-		var err error
-		if w.dir, err = os.MkdirTemp("", "bridge"); err != nil {
-			rt.Fatal(err)
+		for i := range w.dirs {
+			var err error
+			if w.dirs[i], err = os.MkdirTemp("", "bridge"); err != nil {
+				rt.Fatal(err)
+			}
+			defer os.RemoveAll(w.dirs[i])
 		}
-		defer os.RemoveAll(w.dir)
 		for i := range rapid.IntRange(0, 12).Draw(rt, "standing rows") {
 			w.db.standing(newRow(fmt.Sprint(i+1), w.db.description(), "1.00", "0"))
 		}
+		w.db.faults = rapid.SampledFrom([]float64{0, 0.2}).Draw(rt, "faults of the database")
 		w.kafka.faults = rapid.SampledFrom([]float64{0, 0.02, 0.1}).Draw(rt, "faults")
 		lives := rapid.IntRange(1, 6).Draw(rt, "lives")
 		for range lives {
@@ -134,6 +141,9 @@ func TestExactlyOnce(t *testing.T) {
 
 // oneLife runs a process while transactions commit, until it dies or is stopped.
 func (w *world) oneLife(rt *rapid.T) {
+	if rapid.IntRange(0, 3).Draw(rt, "take-over") == 0 {
+		w.turn = 1 - w.turn
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done, over := make(chan error, 1), make(chan struct{})
 	go func() { // ends with ctx, or with the process it runs
@@ -168,7 +178,7 @@ func (w *world) oneLife(rt *rapid.T) {
 		}
 	}
 	if rapid.IntRange(0, 9).Draw(rt, "lose the state") == 0 {
-		if err := os.RemoveAll(w.dir); err != nil {
+		if err := os.RemoveAll(w.dirs[w.turn]); err != nil {
 			rt.Fatal(err)
 		}
 	}

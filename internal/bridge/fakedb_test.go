@@ -49,6 +49,7 @@ type fakeDB struct {
 	confirmed capture.LSN
 	created   bool
 	sources   int
+	faults    float64 // probability that a look at the slot kills the process
 }
 
 func newFakeDB(seed uint64) *fakeDB {
@@ -255,6 +256,9 @@ func (db *fakeDB) Prepare(_ context.Context, create bool) (*capture.Prepared, er
 func (db *fakeDB) SlotStatus(context.Context) (capture.SlotStatus, error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
+	if db.rng.Float64() < db.faults {
+		return capture.SlotStatus{}, &crash{"looking at the slot"}
+	}
 	return capture.SlotStatus{Name: "backstory", Exists: true, Confirmed: db.confirmed, Current: db.tip}, nil
 }
 

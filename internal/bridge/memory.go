@@ -14,10 +14,14 @@ import (
 // What the bridge keeps in the state beside the aggregates, by name:
 //
 //	lsn                     8 bytes: everything below is published and in the state
+//	moved                   there if the topics had more than a session of this state has left in them
 //	aggregate/NAME          JSON [registration]
 //	mark/ID/TOPIC/PARTITION 32 bytes: end, offset of the newest record, its ce_id
 //	import/ID               JSON [importRun]
-const metaLSN = "lsn"
+const (
+	metaLSN   = "lsn"
+	metaMoved = "moved"
+)
 
 // registration ties an aggregate's name to its number in the state and to what
 // must not change under it.
@@ -60,6 +64,21 @@ func setLSN(b *state.Batch, lsn capture.LSN) {
 	var v [8]byte
 	binary.BigEndian.PutUint64(v[:], uint64(lsn))
 	b.SetMeta(metaLSN, v[:])
+}
+
+// moved reports whether a session that the state does not know of has been at
+// the topics since the state's lsn was committed.
+func (m memory) moved() bool {
+	_, ok := m.store.Meta(metaMoved)
+	return ok
+}
+
+func setMoved(b *state.Batch, moved bool) {
+	var v []byte
+	if moved {
+		v = []byte{}
+	}
+	b.SetMeta(metaMoved, v)
 }
 
 func markName(table uint16, topic transform.Topic, partition int32) string {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 
 	"backstory/capture"
 	"backstory/internal/state"
@@ -20,52 +21,61 @@ func (b *Bridge) recover(ctx context.Context, start capture.LSN, remembered bool
 	if err := b.sink.Fence(ctx); err != nil {
 		return fmt.Errorf("fence former sessions: %w", err)
 	}
-	moved := false
 	for _, t := range b.mapping.Tables {
-		n, err := b.recoverTable(ctx, t)
-		if err != nil {
+		if err := b.recoverTable(ctx, t); err != nil {
 			return fmt.Errorf("recover %s: %w", t.Aggregate, err)
 		}
-		moved = moved || n > 0
 	}
-	return b.checkSlot(ctx, start, remembered, moved)
+	return b.checkSlot(ctx, start, remembered)
 }
 
-// recoverTable folds both topics of a table into the state and returns how many
-// records it found beyond what was remembered.
-func (b *Bridge) recoverTable(ctx context.Context, t *transform.Table) (folded int, err error) {
+// recoverTable folds both topics of a table into the state.
+func (b *Bridge) recoverTable(ctx context.Context, t *transform.Table) error {
 	events, known, err := b.memory.marks(t, transform.Events)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	latest, knownLatest, err := b.memory.marks(t, transform.Latest)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	if known || knownLatest {
-		if err := b.sink.Check(ctx, append(events, latest...)); err != nil {
-			return 0, fmt.Errorf("check the topics: %w", err)
+	known = known || knownLatest
+	remembered := slices.Concat(events, latest)
+	if known {
+		if err := b.sink.Check(ctx, remembered); err != nil {
+			return fmt.Errorf("check the topics: %w", err)
 		}
 	} else if err := b.rebuildFrom(ctx, t, events); err != nil {
-		return 0, err
+		return err
 	}
 	f := &fold{b: b, table: t, tr: transform.New(b.mapping, b.identity), orphans: map[int32]transform.Stored{}}
 	marks, err := f.latest(ctx, ends(latest))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	moreMarks, err := f.events(ctx, ends(events))
 	if err != nil {
-		return 0, err
+		return err
 	}
-	if err := f.finish(ctx, ends(events), append(marks, moreMarks...)); err != nil {
-		return 0, err
-	}
-	if !known && !knownLatest && f.folded > 0 {
+	marks = append(moreMarks, marks...)
+	f.rebuilt = !known && f.folded > 0
+	f.moved = known && ahead(marks, remembered)
+	if f.rebuilt {
 		b.log.Info("state rebuilt from the topics, the table is compared with it", "table", t.Schema+"."+t.Name, "records", f.folded)
-		return f.folded, b.again(t)
 	}
-	return f.folded, nil
+	return f.finish(ctx, ends(events), marks)
+}
+
+// ahead reports whether a session that the state does not know of has been at
+// the topics: each leaves at least the marker of its fence in every partition.
+// One more is that of the session's own fence.
+func ahead(now, remembered []transform.Mark) bool {
+	for i := range now {
+		if now[i].End > remembered[i].End+1 {
+			return true
+		}
+	}
+	return false
 }
 
 // rebuildFrom sets the ends of the events marks to where a rebuild begins: below
@@ -99,13 +109,16 @@ type fold struct {
 	batch  *state.Batch
 	folded int
 	image  []byte // scratch
+	// rebuilt: the state was lost; moved: a session that it does not know of has
+	// been at the topics.
+	rebuilt, moved bool
 	// orphans has each partition's newest latest record until its event is seen
 	// in the events topic.
 	orphans map[int32]transform.Stored
-	// moved are the aggregates that the events moved beyond latest, each with
+	// newest are the aggregates that the events moved beyond latest, each with
 	// its newest event; order has them as they came.
-	moved map[string]*transform.Event
-	order []string
+	newest map[string]*transform.Event
+	order  []string
 }
 
 // latest folds full images, committing as it goes: the state stays at or below
@@ -148,7 +161,7 @@ func (f *fold) seen(s *transform.Stored) {
 // here: what the events moved must be in latest first, else a crash would leave
 // a state that is ahead of the topic. It is at most what was in flight.
 func (f *fold) events(ctx context.Context, from []int64) ([]transform.Mark, error) {
-	f.batch, f.moved = f.b.store.Begin(), map[string]*transform.Event{}
+	f.batch, f.newest = f.b.store.Begin(), map[string]*transform.Event{}
 	marks, err := f.b.sink.Fold(ctx, f.table, transform.Events, from, func(s *transform.Stored) error {
 		f.folded++
 		if o, ok := f.orphans[s.Partition]; ok && o.ID == s.ID {
@@ -205,14 +218,15 @@ func (f *fold) keep(e *transform.Event) {
 		c.Context = &context
 	}
 	key := string(c.Key)
-	if _, ok := f.moved[key]; !ok {
+	if _, ok := f.newest[key]; !ok {
 		f.order = append(f.order, key)
 	}
-	f.moved[key] = &c
+	f.newest[key] = &c
 }
 
 // finish publishes latest for the aggregates that the events moved, then commits
-// the fold with the marks.
+// the fold with the marks, and with what follows from it: once the marks are
+// remembered, nothing tells any more that there was something to fold.
 func (f *fold) finish(ctx context.Context, below []int64, marks []transform.Mark) error {
 	if err := f.republish(ctx, below, &marks); err != nil {
 		f.b.store.Drop(f.batch)
@@ -220,6 +234,15 @@ func (f *fold) finish(ctx context.Context, below []int64, marks []transform.Mark
 	}
 	for _, m := range marks {
 		f.b.memory.setMark(f.batch, markName(f.table.ID, m.Topic, m.Partition), m)
+	}
+	if f.rebuilt {
+		if err := setRun(f.batch, f.table.ID, importRun{Reconcile: true}); err != nil {
+			f.b.store.Drop(f.batch)
+			return err
+		}
+	}
+	if f.moved {
+		setMoved(f.batch, true)
 	}
 	return f.b.store.Commit(f.batch)
 }
@@ -234,7 +257,7 @@ func (f *fold) republish(ctx context.Context, below []int64, marks *[]transform.
 		if err != nil {
 			return err
 		}
-		event := *f.moved[key]
+		event := *f.newest[key]
 		event.State = e.Image
 		events = append(events, event)
 	}
@@ -252,10 +275,10 @@ func (f *fold) republish(ctx context.Context, below []int64, marks *[]transform.
 
 // checkSlot refuses to stream where slot and state don't fit. It is asked after
 // the fold, since a slot ahead of the state is right if another instance
-// confirmed what it had published: then the topics have brought more than the
-// state remembered. A repair follows, because only that one knew which rows
-// were to be read again.
-func (b *Bridge) checkSlot(ctx context.Context, start capture.LSN, remembered, moved bool) error {
+// confirmed what it had published: then it has left more in the topics than the
+// state remembered. A repair follows, because only that one knew which rows were
+// to be read again.
+func (b *Bridge) checkSlot(ctx context.Context, start capture.LSN, remembered bool) error {
 	slot, err := b.db.SlotStatus(ctx)
 	if err != nil {
 		return fmt.Errorf("look at the slot: %w", err)
@@ -269,13 +292,13 @@ func (b *Bridge) checkSlot(ctx context.Context, start capture.LSN, remembered, m
 			Problem: fmt.Sprintf("the state has everything up to %s, but the server's WAL ends at %s: the database was restored from an older backup", start, slot.Current),
 			Cure:    "run `backstory backfill --reconcile`: it compares the table with the state and publishes the differences"}
 	case slot.Confirmed <= start:
-		return nil
-	case !moved:
+		return b.remember(start)
+	case !b.memory.moved():
 		return &Refusal{Thing: thing,
 			Problem: fmt.Sprintf("it was moved to %s while the state ends at %s: the changes between are lost to the stream", slot.Confirmed, start),
 			Cure:    "run `backstory backfill --reconcile`: it compares the table with the state and publishes the differences"}
 	}
-	b.log.Info("another instance has confirmed beyond the state, the tables are compared with it", "lsn", slot.Confirmed, "state_lsn", start)
+	b.log.Warn("another instance has confirmed beyond the state, the tables are compared with it", "lsn", slot.Confirmed, "state_lsn", start)
 	for _, t := range b.mapping.Tables {
 		if err := b.again(t); err != nil {
 			return err
@@ -288,5 +311,6 @@ func (b *Bridge) checkSlot(ctx context.Context, start capture.LSN, remembered, m
 func (b *Bridge) remember(lsn capture.LSN) error {
 	batch := b.store.Begin()
 	setLSN(batch, lsn)
+	setMoved(batch, false)
 	return b.store.Commit(batch)
 }
