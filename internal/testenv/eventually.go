@@ -1,7 +1,6 @@
 package testenv
 
 import (
-	"testing"
 	"time"
 )
 
@@ -10,7 +9,7 @@ const pollCondition = 10 * time.Millisecond
 
 // Eventually waits until cond returns nil. After timeout it fails the test with
 // the last error that cond gave. It must be called from the test's goroutine.
-func Eventually(tb testing.TB, timeout time.Duration, cond func() error) {
+func Eventually(tb TB, timeout time.Duration, cond func() error) {
 	tb.Helper()
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()

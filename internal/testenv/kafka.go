@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"testing"
 
 	"backstory/internal/cache"
 	"backstory/internal/child"
@@ -86,7 +85,7 @@ func kafkaFor(opts []KafkaOption) (*Cluster, error) {
 // Kafka returns a cluster: without options the one that all tests of the
 // process share, else one of its own, which ends with the test. It skips the
 // test where there is none (see the package comment).
-func Kafka(tb testing.TB, opts ...KafkaOption) *Cluster {
+func Kafka(tb TB, opts ...KafkaOption) *Cluster {
 	tb.Helper()
 	k, err := kafkaFor(opts)
 	if err != nil {
@@ -240,32 +239,32 @@ func (k *Cluster) Name(suffix string) string { return fmt.Sprintf("t%016x.%s", r
 func (k *Cluster) Log(i int) string { return k.nodes[i].log() }
 
 // Kill9 ends node i by SIGKILL.
-func (k *Cluster) Kill9(tb testing.TB, i int) {
+func (k *Cluster) Kill9(tb TB, i int) {
 	tb.Helper()
 	k.do(tb, "kill", func(ctx context.Context) error { return k.nodes[i].kill(ctx) })
 }
 
 // Shutdown stops node i in an orderly way.
-func (k *Cluster) Shutdown(tb testing.TB, i int) {
+func (k *Cluster) Shutdown(tb TB, i int) {
 	tb.Helper()
 	k.do(tb, "stop", func(ctx context.Context) error { return k.nodes[i].stop(ctx) })
 }
 
 // Stop freezes node i (SIGSTOP): its connections stay open and nobody answers.
-func (k *Cluster) Stop(tb testing.TB, i int) {
+func (k *Cluster) Stop(tb TB, i int) {
 	tb.Helper()
 	k.do(tb, "freeze", func(context.Context) error { return k.nodes[i].signal(syscall.SIGSTOP) })
 }
 
 // Cont lets a frozen node go on.
-func (k *Cluster) Cont(tb testing.TB, i int) {
+func (k *Cluster) Cont(tb TB, i int) {
 	tb.Helper()
 	k.do(tb, "continue", func(context.Context) error { return k.nodes[i].signal(syscall.SIGCONT) })
 }
 
 // Restart starts node i again, on its ports and with its data, and waits until
 // all running nodes know it.
-func (k *Cluster) Restart(tb testing.TB, i int) {
+func (k *Cluster) Restart(tb TB, i int) {
 	tb.Helper()
 	k.do(tb, "restart", func(ctx context.Context) error {
 		n := k.nodes[i]
@@ -279,7 +278,7 @@ func (k *Cluster) Restart(tb testing.TB, i int) {
 	})
 }
 
-func (k *Cluster) do(tb testing.TB, what string, f func(context.Context) error) {
+func (k *Cluster) do(tb TB, what string, f func(context.Context) error) {
 	tb.Helper()
 	if !k.private {
 		tb.Fatal("the cluster is shared by all tests of the process: ask for a private one by testenv.KafkaPrivate()")

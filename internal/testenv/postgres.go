@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"os"
-	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -60,7 +59,7 @@ func Durable() PGOption {
 // Postgres returns a server: the one that all tests of the process share, if no
 // option asks for a private one. It skips the test where there is none (see the
 // package comment).
-func Postgres(tb testing.TB, opts ...PGOption) *PG {
+func Postgres(tb TB, opts ...PGOption) *PG {
 	tb.Helper()
 	o := pgOptions{Options: pgserver.Options{
 		Version: os.Getenv("BACKSTORY_TEST_PG_VERSION"), Fast: true, Settings: map[string]string{},
@@ -76,7 +75,7 @@ func Postgres(tb testing.TB, opts ...PGOption) *PG {
 	return pg
 }
 
-func (o *pgOptions) postgres(tb testing.TB) (*PG, error) {
+func (o *pgOptions) postgres(tb TB) (*PG, error) {
 	if o.fresh {
 		pg, err := startPostgres(o.Options)
 		if err == nil {
@@ -137,7 +136,7 @@ func (p *PG) DSN(database string) string {
 func (p *PG) Addr() string { return p.url.Host }
 
 // Server is the private server, for what PG has no method for.
-func (p *PG) Server(tb testing.TB) *pgserver.Server {
+func (p *PG) Server(tb TB) *pgserver.Server {
 	tb.Helper()
 	p.mustBeFresh(tb)
 	return p.server
@@ -145,7 +144,7 @@ func (p *PG) Server(tb testing.TB) *pgserver.Server {
 
 // Database makes an empty database for the test and returns its URL. When the
 // test ends, its sessions, its slots and the database are removed.
-func (p *PG) Database(tb testing.TB) string {
+func (p *PG) Database(tb TB) string {
 	tb.Helper()
 	name := fmt.Sprintf("t%016x", rand.Uint64())
 	p.Exec(tb, p.DSN("postgres"), "CREATE DATABASE "+name)
@@ -199,7 +198,7 @@ func dropOnce(ctx context.Context, conn *pgx.Conn, name string) error {
 }
 
 // Exec runs statements, each text in a transaction of its own if it has none.
-func (p *PG) Exec(tb testing.TB, dsn string, sql ...string) {
+func (p *PG) Exec(tb TB, dsn string, sql ...string) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), sqlLimit)
 	defer cancel()
@@ -216,24 +215,24 @@ func (p *PG) Exec(tb testing.TB, dsn string, sql ...string) {
 }
 
 // Kill9 ends a private server by SIGKILL, with all its sessions.
-func (p *PG) Kill9(tb testing.TB) {
+func (p *PG) Kill9(tb TB) {
 	tb.Helper()
 	p.do(tb, "kill", func(ctx context.Context) error { return p.server.Kill9(ctx) })
 }
 
 // Stop stops a private server in an orderly way.
-func (p *PG) Stop(tb testing.TB) {
+func (p *PG) Stop(tb TB) {
 	tb.Helper()
 	p.do(tb, "stop", func(ctx context.Context) error { return p.server.Stop(ctx, pgserver.FastStop) })
 }
 
 // Restart starts a private server at its port again, stopped before if it runs.
-func (p *PG) Restart(tb testing.TB) {
+func (p *PG) Restart(tb TB) {
 	tb.Helper()
 	p.do(tb, "restart", func(ctx context.Context) error { return p.server.Restart(ctx) })
 }
 
-func (p *PG) do(tb testing.TB, what string, f func(context.Context) error) {
+func (p *PG) do(tb TB, what string, f func(context.Context) error) {
 	tb.Helper()
 	p.mustBeFresh(tb)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), startLimit)
@@ -243,7 +242,7 @@ func (p *PG) do(tb testing.TB, what string, f func(context.Context) error) {
 	}
 }
 
-func (p *PG) mustBeFresh(tb testing.TB) {
+func (p *PG) mustBeFresh(tb TB) {
 	tb.Helper()
 	if !p.fresh {
 		tb.Fatal("the server is shared by all tests of the process: ask for a private one by testenv.Fresh()")

@@ -3,7 +3,6 @@ package testenv
 import (
 	"net"
 	"sync"
-	"testing"
 	"time"
 )
 
@@ -23,7 +22,7 @@ type Link struct {
 }
 
 // Proxy starts a proxy to target (host:port). It ends with the test.
-func Proxy(tb testing.TB, target string) *Link {
+func Proxy(tb TB, target string) *Link {
 	tb.Helper()
 	p, err := newLink(target)
 	if err != nil {
@@ -91,7 +90,7 @@ func (p *Link) Slow(delay time.Duration) {
 }
 
 // Heal ends Cut, Stall and Slow.
-func (p *Link) Heal(tb testing.TB) {
+func (p *Link) Heal(tb TB) {
 	tb.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -5,12 +5,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"testing"
 )
 
 // unavailable ends a test that can't have its server: it fails where the server
 // is required, else it is skipped.
-func unavailable(tb testing.TB, server string, err error) {
+func unavailable(tb TB, server string, err error) {
 	tb.Helper()
 	required := strings.Split(os.Getenv("BACKSTORY_TEST_REQUIRE"), ",")
 	if slices.Contains(required, server) {
@@ -27,7 +26,7 @@ var used struct {
 }
 
 // note records that server was used.
-func note(tb testing.TB, server string) {
+func note(tb TB, server string) {
 	tb.Helper()
 	tb.Log("testenv: " + server)
 	used.Lock()
