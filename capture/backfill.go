@@ -22,8 +22,9 @@ const (
 // session, which it opens anew when it was lost. Its methods must not be called
 // concurrently; chunks may be used by others until they are released.
 type Reader struct {
-	d    *Database
-	info TableInfo
+	d     *Database
+	info  TableInfo
+	where string // SQL condition of the rows that chunks have; empty: all
 	conn *pgconn.PgConn // nil after an error
 
 	facts *tableFacts // of the last chunk
@@ -32,14 +33,38 @@ type Reader struct {
 	row   int // bytes of a row, as seen of late; 0: not known
 }
 
-// OpenReader makes a reader of a table that Prepare found. The caller closes it.
-func (d *Database) OpenReader(ctx context.Context, table TableInfo) (*Reader, error) {
-	r := &Reader{d: d, info: table}
-	if err := r.dial(ctx); err != nil {
+// OpenReader makes a reader of a table that Prepare found, or of those of its rows
+// for which the SQL condition where holds; empty is all. A condition that the
+// server does not understand is a *UsageError. The caller closes it.
+func (d *Database) OpenReader(ctx context.Context, table TableInfo, where string) (*Reader, error) {
+	r := &Reader{d: d, info: table, where: where}
+	err := r.dial(ctx)
+	if err == nil && where != "" {
+		err = r.checkWhere(ctx)
+	}
+	if err != nil {
+		r.hangUp(ctx)
 		return nil, fmt.Errorf("open reader of table %s: %w", table, err)
 	}
 	return r, nil
 }
+
+// checkWhere has the server parse the condition, alone in a statement of the
+// extended protocol, which takes only one: what it accepts is an expression.
+func (r *Reader) checkWhere(ctx context.Context) error {
+	sql := "SELECT 1 FROM ONLY " + quoteTable(r.info.Schema, r.info.Name) + whereClause(r.where)
+	_, err := r.conn.Prepare(ctx, "", sql, nil)
+	switch {
+	case err == nil:
+		return nil
+	case lost(err):
+		return stepError(ctx, "check the condition", err)
+	}
+	return &UsageError{Key: "where", Problem: serverText(err)}
+}
+
+// whereClause keeps a comment at the end of the condition from what follows it.
+func whereClause(where string) string { return " WHERE (" + where + "\n)" }
 
 // Close ends the reader's session. Chunks stay valid. It may be called twice.
 func (r *Reader) Close() error {
@@ -76,7 +101,7 @@ func (r *Reader) Chunk(ctx context.Context, after []string, limit int) (*Chunk, 
 		return nil, fmt.Errorf("read table %s: limit %d is below 1", r.info, limit)
 	}
 	limit = r.fit(limit)
-	chunk, err := r.read(ctx, r.d.cfg.BatchBytes, func(p *readPlan) (string, error) { return p.chunkSQL(after, limit) })
+	chunk, err := r.read(ctx, r.d.cfg.BatchBytes, func(p *readPlan) (string, error) { return p.chunkSQL(r.where, after, limit) })
 	if err != nil {
 		return nil, fmt.Errorf("read chunk of table %s: %w", r.info, err)
 	}

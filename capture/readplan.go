@@ -88,8 +88,8 @@ SELECT n.nspname, t.typname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typn
 	return quoteTable(row[0], row[1]), nil
 }
 
-// chunkSQL reads the page behind the key after.
-func (p *readPlan) chunkSQL(after []string, limit int) (string, error) {
+// chunkSQL reads the page behind the key after, of the rows for which where holds.
+func (p *readPlan) chunkSQL(where string, after []string, limit int) (string, error) {
 	if after != nil && len(after) != len(p.key) {
 		return "", fmt.Errorf("the cursor has %d values, the key %d columns", len(after), len(p.key))
 	}
@@ -103,8 +103,13 @@ func (p *readPlan) chunkSQL(after []string, limit int) (string, error) {
 	}
 	var sql strings.Builder
 	sql.WriteString("COPY (" + p.from)
+	and := " WHERE "
+	if where != "" {
+		sql.WriteString(whereClause(where))
+		and = " AND "
+	}
 	if after != nil {
-		sql.WriteString(" WHERE (" + strings.Join(columns, ", ") + ") > (" + strings.Join(literals, ", ") + ")")
+		sql.WriteString(and + "(" + strings.Join(columns, ", ") + ") > (" + strings.Join(literals, ", ") + ")")
 	}
 	sql.WriteString(" ORDER BY " + strings.Join(columns, ", ") + " LIMIT " + strconv.Itoa(limit) + ") TO STDOUT")
 	return sql.String(), nil

@@ -80,8 +80,8 @@ func (d *database) Open(ctx context.Context, start capture.LSN) (bridge.Source, 
 	return stream, nil
 }
 
-func (d *database) OpenReader(ctx context.Context, table capture.TableInfo) (bridge.Reader, error) {
-	reader, err := d.Database.OpenReader(ctx, table)
+func (d *database) OpenReader(ctx context.Context, table capture.TableInfo, where string) (bridge.Reader, error) {
+	reader, err := d.Database.OpenReader(ctx, table, where)
 	if err != nil {
 		return nil, err
 	}

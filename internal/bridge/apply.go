@@ -56,11 +56,16 @@ func (s *stream) apply(ctx context.Context, j *job) error {
 			return err
 		}
 	}
+	if j.run == nil || j.dry != nil {
+		return nil
+	}
 	p, err := s.open(ctx)
 	if err != nil {
 		return err
 	}
-	return setRun(p.batch, j.table.ID, j.run)
+	run := *j.run
+	s.tallies[j.table.ID].fill(&run)
+	return setRun(p.batch, j.table.ID, run)
 }
 
 // counts is the visibility rule: a row, or its absence, says something of the
@@ -72,7 +77,7 @@ func (s *stream) counts(j *job, e *transform.Entry) bool {
 	if t, ok := s.emptied[j.table.ID]; ok && pos.Compare(t.pos) < 0 {
 		pos, xid = t.pos, t.xid
 	}
-	return xid == 0 || pos.LSN < j.run.Horizon || j.chunk.Snapshot.Visible(xid)
+	return xid == 0 || pos.LSN < s.horizons[j.table.ID] || j.chunk.Snapshot.Visible(xid)
 }
 
 func (s *stream) applyRow(ctx context.Context, j *job, key []byte, c *capture.Change) error {
@@ -84,19 +89,63 @@ func (s *stream) applyRow(ctx context.Context, j *job, key []byte, c *capture.Ch
 	if err != nil {
 		return err
 	}
+	if j.run != nil {
+		s.tallyOf(j).rows.Add(1)
+	}
 	if !s.counts(j, &e) {
-		if j.run.Reconcile && !j.run.Done && j.keys == nil {
+		if j.run != nil && j.run.Reconcile && j.dry == nil {
 			return p.batch.Again(j.table.ID, key)
 		}
 		return nil
 	}
-	if err := s.tr.Row(&p.out, c, p.batch, j.run.Reconcile); err != nil {
+	if j.dry != nil {
+		return j.dry.row(s, j, c, p)
+	}
+	before := len(p.out.Events)
+	if err := s.tr.Row(&p.out, c, p.batch, s.repairing(j)); err != nil {
 		return err
 	}
+	s.count(j, len(p.out.Events)-before)
 	if err := s.looked(p, j, key); err != nil {
 		return err
 	}
 	return s.sendFull(ctx)
+}
+
+// repairing reports whether the state knew the table before the run began.
+func (s *stream) repairing(j *job) bool {
+	if j.run != nil {
+		return j.run.Reconcile
+	}
+	return s.repairs[j.table.ID] != nil
+}
+
+func (s *stream) tallyOf(j *job) *tally {
+	if j.dry != nil {
+		return &j.dry.tally
+	}
+	return s.tallies[j.table.ID]
+}
+
+// count takes in what a row has made. Rows that are read again were counted when
+// they were read first.
+func (s *stream) count(j *job, events int) {
+	t := s.tallyOf(j)
+	t.events.Add(int64(events))
+	if events == 0 && j.run != nil {
+		t.equal.Add(1)
+	}
+}
+
+// row counts what a row would make.
+func (d *DryRun) row(s *stream, j *job, c *capture.Change, p *piece) error {
+	var out transform.Output
+	if err := s.tr.Row(&out, c, dryStates{p.batch}, true); err != nil {
+		return err
+	}
+	d.add(out.Events)
+	s.count(j, len(out.Events))
+	return nil
 }
 
 // applyAbsence takes in that a row that was looked up is not there. The ordinal
@@ -116,14 +165,33 @@ func (s *stream) applyAbsence(ctx context.Context, j *job, key []byte, ordinal i
 	at := capture.Change{Op: capture.OpRead, Time: j.chunk.Time,
 		Pos: capture.Position{LSN: j.chunk.Watermark, Kind: capture.KindBackfill, Index: uint32(ordinal)}}
 	if e.Exists() {
-		if err := s.tr.Remove(&p.out, j.table, key, at, transform.Reconciliation, p.batch); err != nil {
+		if err := s.remove(j, key, at, p); err != nil {
 			return err
 		}
+	}
+	if j.dry != nil {
+		return nil
 	}
 	if err := s.looked(p, j, key); err != nil {
 		return err
 	}
 	return s.sendFull(ctx)
+}
+
+// remove deletes an aggregate whose row is gone.
+func (s *stream) remove(j *job, key []byte, at capture.Change, p *piece) error {
+	t := s.tallyOf(j)
+	t.gone.Add(1)
+	t.events.Add(1)
+	if j.dry == nil {
+		return s.tr.Remove(&p.out, j.table, key, at, transform.Reconciliation, p.batch)
+	}
+	var out transform.Output
+	if err := s.tr.Remove(&out, j.table, key, at, transform.Reconciliation, dryStates{p.batch}); err != nil {
+		return err
+	}
+	j.dry.add(out.Events)
+	return nil
 }
 
 // looked takes a key that counted off the list.
@@ -137,9 +205,15 @@ func (s *stream) looked(p *piece, j *job, key []byte) error {
 	return p.batch.Done(j.table.ID, key)
 }
 
-// track begins and ends the doubt about a table's large columns.
+// track takes in what a job says of its run: the horizon, and whether the table's
+// large columns are in doubt.
 func (s *stream) track(j *job) {
+	if j.run == nil {
+		return
+	}
+	s.horizons[j.table.ID] = j.run.Horizon
 	switch {
+	case j.dry != nil:
 	case j.run.Done:
 		delete(s.repairs, j.table.ID)
 	case j.run.Reconcile && s.repairs[j.table.ID] == nil:

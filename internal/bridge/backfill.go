@@ -2,8 +2,8 @@ package bridge
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"backstory/capture"
@@ -11,91 +11,80 @@ import (
 	"backstory/transform"
 )
 
-// lookupKeys is how many rows are read again at a time.
-const lookupKeys = 1000
-
-// againInterval is how often the keys that ask to be read again are looked up.
-const againInterval = 250 * time.Millisecond
-
 // job is a chunk on its way to the first stage, which applies it once the stream
 // has reached its watermark.
 type job struct {
-	table     *transform.Table
-	chunk     *capture.Chunk
-	run       importRun
-	keys      [][]byte      // of a lookup: all that were asked for; else nil
-	applied   chan struct{} // closed when the rows are in a piece; the chunk's memory is free again
-	published int           // events that the chunk made
+	table   *transform.Table
+	chunk   *capture.Chunk
+	run     *importRun    // progress that is committed with the chunk's rows; nil: rows by key, which is none
+	keys    [][]byte      // of a look-up: all that were asked for; else nil
+	dry     *DryRun       // counts instead of publishing; else nil
+	applied chan struct{} // closed when the rows are in a piece; the chunk's memory is free again
 }
 
-// importer reads one table beside the stream.
-type importer struct {
-	s      *stream
-	table  *transform.Table
-	info   capture.TableInfo
-	reader Reader
-	run    importRun
-	under  []*job // handed over and not applied yet, at most one when the next chunk is read
-}
-
-// backfill imports the tables that the state does not have yet, repairs those
-// whose state can't be trusted, and reads again what the stream could not
-// complete, until ctx is done. One table after another.
-func (s *stream) backfill(ctx context.Context) error {
-	err := s.backfillTables(ctx)
-	if ctx.Err() != nil {
+// wait returns when the job is applied.
+func (j *job) wait(ctx context.Context) error {
+	select {
+	case <-j.applied:
 		return nil
-	}
-	return err
-}
-
-func (s *stream) backfillTables(ctx context.Context) (err error) {
-	var importers []*importer
-	defer func() {
-		for _, im := range importers {
-			err = errors.Join(err, im.reader.Close())
-		}
-	}()
-	for _, table := range s.b.mapping.Tables {
-		im, err := s.importer(ctx, table)
-		if err != nil {
-			return err
-		}
-		importers = append(importers, im)
-		if err := im.importTable(ctx); err != nil {
-			return fmt.Errorf("backfill %s.%s: %w", table.Schema, table.Name, err)
-		}
-	}
-	tick := time.NewTicker(againInterval)
-	defer tick.Stop()
-	for {
-		for _, im := range importers {
-			if err := im.readAgain(ctx); err != nil {
-				return fmt.Errorf("read rows of %s.%s again: %w", im.table.Schema, im.table.Name, err)
-			}
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
-		}
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
-func (s *stream) importer(ctx context.Context, table *transform.Table) (*importer, error) {
+// hand gives a job to the first stage.
+func (s *stream) hand(ctx context.Context, j *job) error {
+	select {
+	case s.jobs <- j:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// importer carries out one run over a table beside the stream.
+type importer struct {
+	looker
+	info   capture.TableInfo
+	run    importRun
+	dry    *DryRun
+	gate   gate
+	under  []*job // handed over and not applied yet, at most one when the next chunk is read
+	pace   pace
+	looked time.Time // when the standbys were last looked at
+	tally  *tally
+}
+
+// tally counts what a run has done. The first stage counts, others read.
+type tally struct{ rows, events, equal, gone atomic.Int64 }
+
+func (t *tally) start(run importRun) {
+	t.rows.Store(run.Rows)
+	t.events.Store(run.Events)
+	t.equal.Store(run.Equal)
+	t.gone.Store(run.Gone)
+}
+
+func (t *tally) fill(run *importRun) {
+	run.Rows, run.Events, run.Equal, run.Gone = t.rows.Load(), t.events.Load(), t.equal.Load(), t.gone.Load()
+}
+
+func (s *stream) importer(ctx context.Context, table *transform.Table, run importRun, dry *DryRun) (*importer, error) {
 	info, err := s.info(table)
 	if err != nil {
 		return nil, err
 	}
-	run, _, err := s.b.memory.run(table.ID)
-	if err != nil {
-		return nil, err
-	}
-	reader, err := s.b.db.OpenReader(ctx, info)
+	reader, err := s.b.db.OpenReader(ctx, info, run.Where)
 	if err != nil {
 		return nil, fmt.Errorf("backfill %s.%s: %w", table.Schema, table.Name, err)
 	}
-	return &importer{s: s, table: table, info: info, reader: reader, run: run}, nil
+	im := &importer{looker: looker{s: s, table: table, reader: reader}, info: info, run: run, dry: dry, tally: s.tallies[table.ID]}
+	if dry != nil {
+		im.tally = &dry.tally
+	}
+	im.tally.start(run)
+	im.gate.set(!run.Paused)
+	return im, nil
 }
 
 func (s *stream) info(table *transform.Table) (capture.TableInfo, error) {
@@ -107,11 +96,8 @@ func (s *stream) info(table *transform.Table) (capture.TableInfo, error) {
 	return capture.TableInfo{}, fmt.Errorf("backfill: the catalog has no table %s.%s", table.Schema, table.Name)
 }
 
-// importTable goes on with the table's import where it stopped.
+// importTable goes on with the run where it stopped.
 func (im *importer) importTable(ctx context.Context) error {
-	if !im.s.b.backfill.wants(im.run) {
-		return nil
-	}
 	im.progress("running")
 	if im.run.Horizon == 0 {
 		if err := im.begin(ctx); err != nil {
@@ -125,7 +111,8 @@ func (im *importer) importTable(ctx context.Context) error {
 	if err := im.scan(ctx); err != nil {
 		return err
 	}
-	if im.run.Reconcile {
+	if im.run.sweeps() {
+		im.progress("checking")
 		if err := im.sweep(ctx); err != nil {
 			return err
 		}
@@ -135,7 +122,9 @@ func (im *importer) importTable(ctx context.Context) error {
 		return err
 	}
 	im.progress("done")
-	im.s.b.log.Info("backfill done", "table", im.table.Schema+"."+im.table.Name, "rows", im.run.Rows)
+	im.tally.fill(&im.run)
+	im.s.b.log.Info("backfill done", "table", im.table.Schema+"."+im.table.Name, "dry_run", im.dry != nil,
+		"rows", im.run.Rows, "events", im.run.Events, "equal", im.run.Equal, "gone", im.run.Gone)
 	return nil
 }
 
@@ -152,38 +141,72 @@ func (im *importer) begin(ctx context.Context) error {
 		return err
 	}
 	im.run.Horizon = lsn
+	if im.run.Began == 0 {
+		im.run.Began = time.Now().Unix()
+	}
 	return nil
 }
 
 // scan reads the table in chunks, one ahead of the one being applied.
 func (im *importer) scan(ctx context.Context) error {
 	for !im.run.Scanned {
+		if err := im.hold(ctx); err != nil {
+			return err
+		}
 		begun := time.Now()
-		chunk, err := im.reader.Chunk(ctx, im.run.Cursor, im.s.b.backfill.ChunkRows)
+		chunk, err := im.reader.Chunk(ctx, im.run.Cursor, im.chunkRows())
 		if err != nil {
 			return err
 		}
-		im.run.Rows += int64(len(chunk.Changes))
+		rows := len(chunk.Changes)
 		im.run.Scanned = chunk.Done
 		if chunk.Last != nil {
 			im.run.Cursor = chunk.Last
 		}
-		if err := im.hand(ctx, chunk, nil); err != nil {
+		if err := im.hand(ctx, chunk); err != nil {
 			return err
 		}
 		if err := im.settle(ctx, 1); err != nil {
 			return err
 		}
 		im.progress("running")
-		if err := im.throttle(ctx, len(chunk.Changes), time.Since(begun)); err != nil {
+		if err := im.throttle(ctx, rows, time.Since(begun)); err != nil {
 			return err
 		}
 	}
 	return im.settle(ctx, 0)
 }
 
-// sweep looks up every aggregate that the state has from before the run: a row
-// that is gone is an aggregate to delete.
+func (im *importer) chunkRows() int {
+	if im.run.ChunkRows > 0 {
+		return im.run.ChunkRows
+	}
+	return im.s.b.backfill.ChunkRows
+}
+
+// hold waits while the run is paused, and while standbys lag behind.
+func (im *importer) hold(ctx context.Context) error {
+	if im.gate.shut() == nil && !im.run.Paused {
+		return im.yield(ctx)
+	}
+	if err := im.settle(ctx, 0); err != nil {
+		return err
+	}
+	im.run.Paused = true
+	if err := im.tell(ctx); err != nil {
+		return err
+	}
+	im.progress("paused")
+	if err := im.gate.wait(ctx); err != nil {
+		return err
+	}
+	im.run.Paused = false
+	im.pace = pace{}
+	return im.yield(ctx)
+}
+
+// sweep looks up every aggregate that the state has and no chunk has brought: a
+// row that is gone is an aggregate to delete.
 func (im *importer) sweep(ctx context.Context) error {
 	keys, err := im.s.b.store.Keys(ctx, im.table.ID, state.Existing)
 	if err != nil {
@@ -198,100 +221,127 @@ func (im *importer) sweep(ctx context.Context) error {
 		if len(batch) == 0 || (more && len(batch) < lookupKeys) {
 			continue
 		}
-		if err := im.lookup(ctx, batch); err != nil {
+		if err := im.hold(ctx); err != nil {
 			return err
 		}
+		if err := im.lookup(ctx, batch, im.dry); err != nil {
+			return err
+		}
+		im.progress("checking")
 		batch = nil
 	}
 	return keys.Err()
 }
 
-// readAgain looks up the keys whose last change could not be completed.
-func (im *importer) readAgain(ctx context.Context) error {
-	keys := im.s.b.store.AgainKeys(im.table.ID)
-	for len(keys) > 0 {
-		n := min(len(keys), lookupKeys)
-		if err := im.lookup(ctx, keys[:n]); err != nil {
-			return err
-		}
-		keys = keys[n:]
+// tell has the state of the run committed, without rows.
+func (im *importer) tell(ctx context.Context) error {
+	if err := im.hand(ctx, &capture.Chunk{}); err != nil {
+		return err
 	}
+	return im.settle(ctx, 0)
+}
+
+// hand gives a chunk of the run to the first stage.
+func (im *importer) hand(ctx context.Context, chunk *capture.Chunk) error {
+	run := im.run
+	j := &job{table: im.table, chunk: chunk, run: &run, dry: im.dry, applied: make(chan struct{})}
+	if err := im.s.hand(ctx, j); err != nil {
+		return err
+	}
+	im.under = append(im.under, j)
 	return nil
 }
 
-// lookup reads the rows of keys and waits until they are applied.
-func (im *importer) lookup(ctx context.Context, keys [][]byte) error {
-	values := make([][]string, len(keys))
-	for i, key := range keys {
-		v, err := transform.SplitKey(key, len(im.table.Key))
-		if err != nil {
-			return err
-		}
-		values[i] = v
-	}
-	chunk, err := im.reader.Lookup(ctx, values)
-	if err != nil {
-		return err
-	}
-	if err := im.hand(ctx, chunk, keys); err != nil {
-		return err
-	}
-	return im.settle(ctx, 0)
-}
-
-// tell hands the state of the run to the first stage, without rows.
-func (im *importer) tell(ctx context.Context) error {
-	if err := im.hand(ctx, &capture.Chunk{}, nil); err != nil {
-		return err
-	}
-	return im.settle(ctx, 0)
-}
-
-// hand gives a chunk to the first stage.
-func (im *importer) hand(ctx context.Context, chunk *capture.Chunk, keys [][]byte) error {
-	j := &job{table: im.table, chunk: chunk, run: im.run, keys: keys, applied: make(chan struct{})}
-	select {
-	case im.s.jobs <- j:
-		im.under = append(im.under, j)
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-// settle waits until at most n chunks are not applied yet.
+// settle waits until at most n chunks are not applied yet, and gives back the
+// memory of the others.
 func (im *importer) settle(ctx context.Context, n int) error {
 	for len(im.under) > n {
-		select {
-		case <-im.under[0].applied:
-			im.under = im.under[1:]
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := im.under[0].wait(ctx); err != nil {
+			return err
 		}
+		im.under[0].chunk.Release()
+		im.under = im.under[1:]
 	}
 	return nil
 }
 
 // throttle keeps the reading below rows_per_second.
 func (im *importer) throttle(ctx context.Context, rows int, took time.Duration) error {
-	limit := im.s.b.backfill.RowsPerSecond
+	limit := im.run.RowsPerSecond
+	if limit == 0 {
+		limit = im.s.b.backfill.RowsPerSecond
+	}
 	if limit == 0 {
 		return nil
 	}
-	rest := time.Duration(float64(rows)/float64(limit)*float64(time.Second)) - took
-	if rest <= 0 {
+	return sleep(ctx, time.Duration(float64(rows)/float64(limit)*float64(time.Second))-took)
+}
+
+// standbyPoll is how often a run looks at the standbys' lag at most.
+const standbyPoll = time.Second
+
+// yield waits while a standby lags further behind than is permitted: it may be
+// replaying on the disks that the run reads from, or be short of network. That the
+// bridge itself falls behind needs no look: a chunk is read only when the stream
+// has reached the watermark of the one before the last.
+func (im *importer) yield(ctx context.Context) error {
+	limit := im.s.b.backfill.MaxStandbyLag
+	if limit == 0 || time.Since(im.looked) < standbyPoll {
 		return nil
 	}
+	for told := false; ; {
+		lag, err := im.reader.StandbyLag(ctx)
+		if err != nil {
+			return err
+		}
+		im.looked = time.Now()
+		if lag <= limit {
+			return nil
+		}
+		if !told {
+			told = true
+			im.progress("waiting for a standby")
+			im.s.b.log.Info("backfill waits for a standby to catch up", "table", im.table.Schema+"."+im.table.Name, "lag_bytes", lag)
+		}
+		if err := sleep(ctx, standbyPoll); err != nil {
+			return err
+		}
+	}
+}
+
+// sleep waits for a time that may be over already.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
 	select {
-	case <-time.After(rest):
+	case <-timer.C:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
+// progress shows how far the run is.
 func (im *importer) progress(phase string) {
-	im.s.b.status.backfill(im.table, BackfillStatus{
-		Phase: phase, Rows: im.run.Rows, EstimatedRows: int64(max(im.info.Rows, 0)), Reconcile: im.run.Reconcile,
-	})
+	s := BackfillStatus{Phase: phase, Rows: im.tally.rows.Load(), Events: im.tally.events.Load(), Equal: im.tally.equal.Load(),
+		Gone: im.tally.gone.Load(), Reconcile: im.run.Reconcile, Where: im.run.Where, DryRun: im.dry}
+	if im.run.Where == "" {
+		s.EstimatedRows = max(int64(im.info.Rows), s.Rows)
+	}
+	if im.run.Scanned {
+		s.EstimatedRows = s.Rows
+	}
+	if im.run.Began > 0 {
+		began := time.Unix(im.run.Began, 0).UTC()
+		s.Began = &began
+	}
+	s.RowsPerSecond = im.pace.observe(time.Now(), s.Rows)
+	if phase == "running" && s.RowsPerSecond > 0 && s.EstimatedRows > s.Rows {
+		s.SecondsLeft = float64(s.EstimatedRows-s.Rows) / s.RowsPerSecond
+	}
+	im.s.b.status.backfill(im.table, s)
+	im.s.b.metrics.backfill(im.table, s)
 }

@@ -29,6 +29,7 @@ type Bridge struct {
 	log      *slog.Logger
 	metrics  *metrics
 	status   *statusBoard
+	requests chan request // to the session that streams
 }
 
 // New puts the rooms together. The store is the bridge's alone until Run returns.
@@ -38,6 +39,7 @@ func New(cfg Config, backfill BackfillConfig, db Database, sink Sink, store *sta
 	return &Bridge{
 		cfg: cfg, backfill: backfill, db: db, sink: sink, store: store, memory: memory{store},
 		mapping: m, log: log.With("stage", "bridge"), metrics: newMetrics(reg), status: newStatusBoard(m),
+		requests: make(chan request),
 	}
 }
 
@@ -151,7 +153,8 @@ func (b *Bridge) announce() error {
 		if err != nil {
 			return err
 		}
-		s := BackfillStatus{Phase: "waiting", Rows: run.Rows, Reconcile: run.Reconcile}
+		s := BackfillStatus{Phase: "waiting", Rows: run.Rows, Events: run.Events, Equal: run.Equal, Gone: run.Gone,
+			Reconcile: run.Reconcile, Where: run.Where}
 		switch {
 		case run.Done:
 			s.Phase = "done"

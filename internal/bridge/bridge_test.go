@@ -52,7 +52,7 @@ func (w *world) live(ctx context.Context, tb rapid.TB, begun func(*bridge.Bridge
 	}()
 	bc := bridge.DefaultConfig()
 	bc.SyncInterval, bc.PieceEvents = 10*time.Millisecond, 4
-	bf := bridge.BackfillConfig{Initial: true, ChunkRows: 3}
+	bf := bridge.BackfillConfig{Initial: true, ChunkRows: 3, Parallel: 1}
 	b := bridge.New(bc, bf, w.db, &fakeSink{k: w.kafka}, store, mapping(tb), log, prometheus.NewRegistry())
 	if begun != nil {
 		begun(b)
@@ -76,6 +76,7 @@ func (w *world) drain(tb rapid.TB) {
 	b := <-begun
 	for !w.drained(b) {
 		w.db.appear(true)
+		_ = b.PauseBackfill(ctx, nil, false) // there may be nothing to resume
 		select {
 		case err := <-done:
 			tb.Fatalf("the bridge stopped: %v", err)
@@ -139,6 +140,23 @@ func TestExactlyOnce(t *testing.T) {
 	})
 }
 
+// operate is what an operator may ask for at any time: whatever it is, it must
+// not change what the topics tell. That it is refused is no concern of the test.
+func operate(ctx context.Context, b *bridge.Bridge, what int) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Millisecond)
+	defer cancel()
+	switch what {
+	case 1:
+		_ = b.Backfill(ctx, bridge.BackfillRequest{})
+	case 2:
+		_ = b.Backfill(ctx, bridge.BackfillRequest{Tables: []string{"products"}, DryRun: true, ChunkRows: 2})
+	case 3:
+		_ = b.PauseBackfill(ctx, nil, true)
+	case 4:
+		_ = b.PauseBackfill(ctx, nil, false)
+	}
+}
+
 // oneLife runs a process while transactions commit, until it dies or is stopped.
 func (w *world) oneLife(rt *rapid.T) {
 	if rapid.IntRange(0, 3).Draw(rt, "take-over") == 0 {
@@ -146,10 +164,12 @@ func (w *world) oneLife(rt *rapid.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done, over := make(chan error, 1), make(chan struct{})
+	begun := make(chan *bridge.Bridge, 1)
 	go func() { // ends with ctx, or with the process it runs
 		defer close(over)
-		done <- w.live(ctx, rt, nil)
+		done <- w.live(ctx, rt, func(b *bridge.Bridge) { begun <- b })
 	}()
+	b := <-begun
 	defer func() { // a draw may panic
 		cancel()
 		<-over
@@ -160,6 +180,7 @@ func (w *world) oneLife(rt *rapid.T) {
 		if rapid.Bool().Draw(rt, "pause") {
 			time.Sleep(time.Millisecond)
 		}
+		operate(ctx, b, rapid.IntRange(0, 40).Draw(rt, "operator"))
 	}
 	if rapid.Bool().Draw(rt, "stop") {
 		cancel()

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -62,6 +63,12 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+// Bounds of BackfillConfig.
+const (
+	maxChunkRows = 1_000_000
+	maxParallel  = 64
+)
+
 // BackfillConfig says how tables are read.
 type BackfillConfig struct {
 	// Initial imports the rows that are there at the first start. Without it
@@ -69,26 +76,41 @@ type BackfillConfig struct {
 	Initial bool `mapstructure:"initial" yaml:"initial"`
 	// ChunkRows is the size of a chunk, 1 to 1,000,000 rows. Default 10000.
 	ChunkRows int `mapstructure:"chunk_rows" yaml:"chunk_rows"`
-	// RowsPerSecond bounds the load on the database; 0 means no limit.
+	// RowsPerSecond bounds the load on the database by each table that is read; 0
+	// means no limit.
 	RowsPerSecond int `mapstructure:"rows_per_second" yaml:"rows_per_second"`
+	// Parallel is how many tables are read at a time, 1 to 64. Default 1.
+	Parallel int `mapstructure:"parallel" yaml:"parallel"`
+	// MaxStandbyLag is the lag of a standby's replay, in bytes of WAL, above which
+	// reading waits; 0: never. A role without pg_monitor sees no standby. Default
+	// 64 MiB.
+	MaxStandbyLag int64 `mapstructure:"max_standby_lag_bytes" yaml:"max_standby_lag_bytes"`
 }
 
 // DefaultBackfillConfig returns the defaults.
 func DefaultBackfillConfig() BackfillConfig {
-	return BackfillConfig{Initial: true, ChunkRows: 10_000}
+	return BackfillConfig{Initial: true, ChunkRows: 10_000, Parallel: 1, MaxStandbyLag: 64 << 20}
 }
 
 // wants reports whether a table is to be read on.
-func (c BackfillConfig) wants(run importRun) bool { return !run.Done && (run.Reconcile || c.Initial) }
+func (c BackfillConfig) wants(run importRun) bool {
+	return !run.Done && (run.Reconcile || run.Asked || c.Initial)
+}
 
 // Validate reports every value that is out of bounds, by key.
 func (c BackfillConfig) Validate() error {
 	var errs []error
-	if c.ChunkRows < 1 || c.ChunkRows > 1_000_000 {
-		errs = append(errs, errors.New("chunk_rows: from 1 to 1000000"))
+	if c.ChunkRows < 1 || c.ChunkRows > maxChunkRows {
+		errs = append(errs, fmt.Errorf("chunk_rows: from 1 to %d", maxChunkRows))
 	}
 	if c.RowsPerSecond < 0 {
 		errs = append(errs, errors.New("rows_per_second: 0 (no limit) or above"))
+	}
+	if c.Parallel < 1 || c.Parallel > maxParallel {
+		errs = append(errs, fmt.Errorf("parallel: from 1 to %d", maxParallel))
+	}
+	if c.MaxStandbyLag < 0 {
+		errs = append(errs, errors.New("max_standby_lag_bytes: 0 (never wait) or above"))
 	}
 	return errors.Join(errs...)
 }

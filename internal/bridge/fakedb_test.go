@@ -329,12 +329,9 @@ func (s *fakeSource) Close() error { return nil }
 
 // ---- bridge.Reader
 
-type fakeReader struct {
-	db   *fakeDB
-	fail func() error
-}
+type fakeReader struct{ db *fakeDB }
 
-func (db *fakeDB) OpenReader(context.Context, capture.TableInfo) (bridge.Reader, error) {
+func (db *fakeDB) OpenReader(context.Context, capture.TableInfo, string) (bridge.Reader, error) {
 	return &fakeReader{db: db}, nil
 }
 
@@ -399,7 +396,8 @@ func (r *fakeReader) read(choose func(ids []string) ([]string, bool)) (*capture.
 	return chunk, nil
 }
 
-func (r *fakeReader) Close() error { return nil }
+func (r *fakeReader) StandbyLag(context.Context) (int64, error) { return 0, nil }
+func (r *fakeReader) Close() error                              { return nil }
 
 // random commits one random transaction on unlocked keys 1 to n.
 func (db *fakeDB) random(n int) {

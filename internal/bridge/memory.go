@@ -34,16 +34,6 @@ type registration struct {
 	Fingerprint string   `json:"fingerprint"`
 }
 
-// importRun is how far the reading of a table has come.
-type importRun struct {
-	Done      bool        `json:"done"`
-	Reconcile bool        `json:"reconcile"`        // the state may hold what the table lost
-	Scanned   bool        `json:"scanned"`          // all chunks are read
-	Horizon   capture.LSN `json:"horizon"`          // transactions that committed below are visible to every chunk
-	Cursor    []string    `json:"cursor,omitempty"` // key of the last row applied
-	Rows      int64       `json:"rows"`             // rows applied so far
-}
-
 // memory reads and writes them.
 type memory struct{ store *state.Store }
 
@@ -121,29 +111,6 @@ func (m memory) setMark(b *state.Batch, name string, mark transform.Mark) {
 	}
 	binary.BigEndian.PutUint64(v[:], uint64(mark.End))
 	b.SetMeta(name, v[:])
-}
-
-func importName(table uint16) string { return fmt.Sprintf("import/%d", table) }
-
-// run returns how far the table's import is; ok is false if it never began.
-func (m memory) run(table uint16) (r importRun, ok bool, err error) {
-	v, ok := m.store.Meta(importName(table))
-	if !ok {
-		return importRun{}, false, nil
-	}
-	if err := json.Unmarshal(v, &r); err != nil {
-		return importRun{}, false, damaged(importName(table))
-	}
-	return r, true, nil
-}
-
-func setRun(b *state.Batch, table uint16, r importRun) error {
-	v, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("import progress of table %d: %w", table, err)
-	}
-	b.SetMeta(importName(table), v)
-	return nil
 }
 
 // register gives each table of the mapping its number and refuses one whose

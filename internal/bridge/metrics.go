@@ -2,6 +2,8 @@ package bridge
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
+	"backstory/transform"
 )
 
 // metrics are the bridge's own; capture, sink and state register theirs.
@@ -10,6 +12,11 @@ type metrics struct {
 	restarts   prometheus.Counter
 	mismatches prometheus.Counter
 	lastCommit prometheus.Gauge
+
+	backfillRows    *prometheus.GaugeVec
+	backfillTotal   *prometheus.GaugeVec
+	backfillEvents  *prometheus.GaugeVec
+	backfillRunning *prometheus.GaugeVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -22,9 +29,31 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Old rows in WAL (REPLICA IDENTITY FULL) that differ from the state."}),
 		lastCommit: prometheus.NewGauge(prometheus.GaugeOpts{Name: "backstory_last_commit_timestamp_seconds",
 			Help: "Commit time of the newest change that is durable in both topics."}),
+		backfillRows: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "backstory_backfill_rows",
+			Help: "Rows that the table's last backfill has applied so far."}, []string{"table"}),
+		backfillTotal: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "backstory_backfill_estimated_rows",
+			Help: "Rows that it is going to read, as estimated by now; 0: unknown."}, []string{"table"}),
+		backfillEvents: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "backstory_backfill_events",
+			Help: "Events that it has made so far."}, []string{"table"}),
+		backfillRunning: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "backstory_backfill_running",
+			Help: "1 while a backfill of the table is not done, paused or not."}, []string{"table"}),
 	}
-	reg.MustRegister(m.events, m.restarts, m.mismatches, m.lastCommit)
+	reg.MustRegister(m.events, m.restarts, m.mismatches, m.lastCommit,
+		m.backfillRows, m.backfillTotal, m.backfillEvents, m.backfillRunning)
 	return m
+}
+
+// backfill shows how far the reading of a table is.
+func (m *metrics) backfill(t *transform.Table, s BackfillStatus) {
+	name := t.Schema + "." + t.Name
+	m.backfillRows.WithLabelValues(name).Set(float64(s.Rows))
+	m.backfillTotal.WithLabelValues(name).Set(float64(s.EstimatedRows))
+	m.backfillEvents.WithLabelValues(name).Set(float64(s.Events))
+	running := 1.0
+	if s.Phase == "done" || s.Phase == "none" {
+		running = 0
+	}
+	m.backfillRunning.WithLabelValues(name).Set(running)
 }
 
 // published counts a publication that is in both topics.

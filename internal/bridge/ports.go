@@ -16,8 +16,10 @@ type Database interface {
 	// Open takes the slot and streams from start, or from where the slot is if
 	// start is 0. While another session has the slot it waits.
 	Open(ctx context.Context, start capture.LSN) (Source, error)
-	// OpenReader opens a connection of its own that reads a table in chunks.
-	OpenReader(ctx context.Context, table capture.TableInfo) (Reader, error)
+	// OpenReader opens a connection of its own that reads a table in chunks, or
+	// those of its rows for which the SQL condition where holds; empty is all. A
+	// condition that the server does not understand is an error of usage.
+	OpenReader(ctx context.Context, table capture.TableInfo, where string) (Reader, error)
 	// Slot says where the slot and the server's WAL are now.
 	SlotStatus(ctx context.Context) (capture.SlotStatus, error)
 }
@@ -46,8 +48,11 @@ type Reader interface {
 	// the beginning.
 	Chunk(ctx context.Context, after []string, limit int) (*capture.Chunk, error)
 	// Lookup reads the rows of the given keys; a row that is not there is not in
-	// the chunk.
+	// the chunk. A condition of the reader does not count.
 	Lookup(ctx context.Context, keys [][]string) (*capture.Chunk, error)
+	// StandbyLag is by how many bytes of WAL the slowest standby is behind in
+	// replay; 0 if there is none, or none that the role may see.
+	StandbyLag(ctx context.Context) (int64, error)
 	Close() error
 }
 

@@ -37,12 +37,21 @@ type TableStatus struct {
 
 // BackfillStatus is how far the reading of a table is.
 type BackfillStatus struct {
-	// Phase is waiting, running or done; none if the table is not to be read
-	// (backfill.initial) or nothing is known yet.
-	Phase         string `json:"phase"`
-	Rows          int64  `json:"rows"`
-	EstimatedRows int64  `json:"estimated_rows"` // by pg_class.reltuples
-	Reconcile     bool   `json:"reconcile"`
+	// Phase is waiting, running, checking (the aggregates whose rows were not
+	// met), paused, waiting for a standby or done; none if the table is not to be
+	// read (backfill.initial) or nothing is known yet.
+	Phase         string     `json:"phase"`
+	Rows          int64      `json:"rows"`
+	EstimatedRows int64      `json:"estimated_rows,omitempty"` // by pg_class.reltuples, corrected as it goes; 0: unknown
+	RowsPerSecond float64    `json:"rows_per_second,omitempty"`
+	SecondsLeft   float64    `json:"seconds_left,omitempty"`
+	Events        int64      `json:"events"` // published, or that a dry run would publish
+	Equal         int64      `json:"rows_equal"`
+	Gone          int64      `json:"rows_gone"` // aggregates whose row was not there any more
+	Reconcile     bool       `json:"reconcile"`
+	Where         string     `json:"where,omitempty"`
+	Began         *time.Time `json:"began,omitempty"`
+	DryRun        *DryRun    `json:"dry_run,omitempty"`
 }
 
 // statusBoard collects the status from the goroutines that know a part of it.

@@ -49,7 +49,10 @@ type stream struct {
 	end     capture.LSN
 	repairs map[uint16]*repair // tables under a reconciling run
 	emptied map[uint16]truncation
-	key     []byte // scratch
+	// horizons are those of each table's run, or of the last one: see DESIGN.md.
+	horizons map[uint16]capture.LSN
+	tallies  map[uint16]*tally // fixed at the start
+	key      []byte            // scratch
 
 	committed committedLSN
 }
@@ -60,10 +63,13 @@ func newStream(b *Bridge, src Source, prepared *capture.Prepared) *stream {
 		batches: make(chan *capture.Batch), taken: make(chan struct{}),
 		jobs: make(chan *job),
 		free: make(chan *piece, pieces), filled: make(chan *piece, 1),
-		repairs: map[uint16]*repair{}, emptied: map[uint16]truncation{}, committed: committedLSN{closed: make(chan struct{})},
+		repairs: map[uint16]*repair{}, emptied: map[uint16]truncation{}, horizons: map[uint16]capture.LSN{}, tallies: map[uint16]*tally{}, committed: committedLSN{closed: make(chan struct{})},
 	}
 	for range pieces {
 		s.free <- &piece{}
+	}
+	for _, t := range b.mapping.Tables {
+		s.tallies[t.ID] = &tally{}
 	}
 	return s
 }

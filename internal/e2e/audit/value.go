@@ -107,8 +107,6 @@ func trimFraction(s string) string {
 	return strings.TrimSuffix(strings.TrimRight(s, "0"), ".")
 }
 
-func (r Row) equal(o Row) bool { return len(r.changed(o)) == 0 }
-
 // changed lists the columns in which two versions differ.
 func (r Row) changed(o Row) []int {
 	var is []int
