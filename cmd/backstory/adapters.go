@@ -21,12 +21,18 @@ type database struct {
 	mapping *transform.Mapping
 	topics  *topics
 	store   *state.Store
+	repair  bool // a slot that is lost may be made anew
 }
 
 // Prepare looks at everything before it makes anything: a mapping that names
 // unknown columns, or topics that would be refused, must not leave a slot behind
 // for which the server keeps WAL.
 func (d *database) Prepare(ctx context.Context, create bool) (*capture.Prepared, error) {
+	if d.repair {
+		if err := d.dropLost(ctx); err != nil {
+			return nil, err
+		}
+	}
 	report, err := d.Doctor(ctx)
 	if err != nil {
 		return nil, err
@@ -37,7 +43,7 @@ func (d *database) Prepare(ctx context.Context, create bool) (*capture.Prepared,
 	if err := d.mapping.Bind(report.Tables); err != nil {
 		return nil, err
 	}
-	if !create {
+	if !create || d.repair {
 		if err := d.sameSource(ctx, report.Identity); err != nil {
 			return nil, err
 		}
@@ -48,11 +54,23 @@ func (d *database) Prepare(ctx context.Context, create bool) (*capture.Prepared,
 	return d.Database.Prepare(ctx)
 }
 
+// dropLost makes room for a new slot.
+func (d *database) dropLost(ctx context.Context) error {
+	slot, err := d.SlotStatus(ctx)
+	if err != nil || !slot.Exists || !slot.Lost() {
+		return err
+	}
+	return d.DropLost(ctx)
+}
+
 // sameSource compares the database with what the state remembers: another
 // cluster first, which has no slot of ours either.
 func (d *database) sameSource(ctx context.Context, id capture.Identity) error {
 	if err := d.store.Bind(id); err != nil {
 		return err
+	}
+	if d.repair {
+		return nil
 	}
 	return d.needSlot(ctx)
 }
@@ -67,8 +85,8 @@ func (d *database) needSlot(ctx context.Context) error {
 	return &capture.Refusal{
 		Thing:   "slot " + slot.Name,
 		Problem: "it is gone, and with it the changes since the state's position",
-		Cure: "move the state directory away and start again: the state is rebuilt from the topics, " +
-			"a new slot is made, and the tables are compared with it, so that the differences become events",
+		Cure: "`backstory backfill --reconcile`: it makes a new slot, compares the tables with the state and publishes " +
+			"the differences (with --dry-run it only counts them)",
 	}
 }
 

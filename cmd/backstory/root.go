@@ -29,7 +29,7 @@ func rootCommand() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(runCommand(), demoCommand(), doctorCommand(), statusCommand(), tailCommand(), versionCommand(), configTopic())
+	root.AddCommand(runCommand(), demoCommand(), doctorCommand(), backfillCommand(), statusCommand(), tailCommand(), versionCommand(), configTopic())
 	for _, cmd := range append(root.Commands(), root) {
 		if cmd.Args != nil {
 			cmd.Args = usageArgs(cmd.Args)

@@ -42,9 +42,23 @@ instance with the same slot waits and takes over when the first one ends.`,
 	return cmd
 }
 
-// runBridge opens from the durable end to the source, runs until ctx is done,
-// and closes in reverse.
-func runBridge(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
+// runBridge runs the bridge with its HTTP server until ctx is done.
+func runBridge(ctx context.Context, cfg *Config, log *slog.Logger) error {
+	return withBridge(ctx, cfg, log, func(p *parts) error {
+		return runWithServer(ctx, cfg.HTTP, p.bridge, p.reg, log)
+	})
+}
+
+// parts are what a bridge is put together from.
+type parts struct {
+	bridge *bridge.Bridge
+	db     *database
+	reg    *prometheus.Registry
+}
+
+// withBridge opens from the durable end to the source, calls use, and closes in
+// reverse.
+func withBridge(ctx context.Context, cfg *Config, log *slog.Logger, use func(*parts) error) (err error) {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
@@ -67,7 +81,7 @@ func runBridge(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	defer func() { err = errors.Join(err, kafka.Close()) }()
 	db := &database{Database: source, mapping: mapping, topics: kafka, store: store}
 	b := bridge.New(cfg.Bridge, cfg.Backfill, db, kafka, store, mapping, log, reg)
-	return runWithServer(ctx, cfg.HTTP, b, reg, log)
+	return use(&parts{bridge: b, db: db, reg: reg})
 }
 
 func openDatabase(cfg *Config, m *transform.Mapping, log *slog.Logger, reg prometheus.Registerer) (*capture.Database, error) {
@@ -93,6 +107,7 @@ func runWithServer(ctx context.Context, cfg web.Config, b *bridge.Bridge, metric
 		return err
 	}
 	defer func() { _ = server.Close() }() // Run has closed it, or was never reached
+	serveBackfills(server, b)
 	g, ctx := errgroup.WithContext(ctx)
 	serving, stop := context.WithCancel(ctx)
 	g.Go(func() error { // ends when ctx does, after what was taken is durable

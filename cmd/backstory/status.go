@@ -1,12 +1,8 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -16,9 +12,6 @@ import (
 	"backstory/internal/bridge"
 	"backstory/internal/screen"
 )
-
-// statusTimeout bounds the question to the running bridge.
-const statusTimeout = 5 * time.Second
 
 func statusCommand() *cobra.Command {
 	var asJSON bool
@@ -34,7 +27,11 @@ func statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			text, err := askStatus(cmd.Context(), cfg.HTTP.Listen)
+			c, err := newClient(cfg.HTTP.Listen)
+			if err != nil {
+				return err
+			}
+			s, text, err := c.status(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -42,48 +39,12 @@ func statusCommand() *cobra.Command {
 				_, err = cmd.OutOrStdout().Write(text)
 				return err
 			}
-			var s bridge.Status
-			if err := json.Unmarshal(text, &s); err != nil {
-				return fmt.Errorf("status of the bridge at %s: %w", cfg.HTTP.Listen, err)
-			}
 			return writeStatus(cmd.OutOrStdout(), screen.StyleOf(os.Stdout), s, time.Now())
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, for programs")
 	configFlags(cmd)
 	return cmd
-}
-
-// askStatus fetches /status from where the bridge listens.
-func askStatus(ctx context.Context, listen string) ([]byte, error) {
-	host, port, err := net.SplitHostPort(listen)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("http.listen: %q is not host:port; without it a running bridge cannot be asked", listen)}
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1" // the bridge listens everywhere, here too
-	}
-	addr := net.JoinHostPort(host, port)
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/status", nil)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("http.listen: %w", err)}
-	}
-	client := &http.Client{Transport: &http.Transport{Proxy: nil}} // a proxy does not know our loopback
-	response, err := client.Do(request)
-	if err != nil {
-		return nil, fmt.Errorf("no bridge answers at %s: it is not running, or http.listen is another (%w)", addr, err)
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(response.Body, 8<<20))
-	if err != nil {
-		return nil, fmt.Errorf("read the status at %s: %w", addr, err)
-	}
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("status at %s: %s: %s", addr, response.Status, strings.TrimSpace(string(text)))
-	}
-	return text, nil
 }
 
 // writeStatus prints a status for people.
@@ -122,11 +83,21 @@ func backfillLine(s bridge.BackfillStatus) string {
 		return line
 	}
 	line += fmt.Sprintf(", %d rows", s.Rows)
-	if s.Phase == "running" && s.EstimatedRows > 0 {
-		line += fmt.Sprintf(" of about %d (%d%%)", s.EstimatedRows, min(100, 100*s.Rows/s.EstimatedRows))
+	if s.EstimatedRows > s.Rows {
+		line += fmt.Sprintf(" of about %d (%d%%)", s.EstimatedRows, 100*s.Rows/s.EstimatedRows)
 	}
-	if s.Reconcile {
-		line += ", repairing"
+	if s.RowsPerSecond > 0 && s.Phase != "done" {
+		line += fmt.Sprintf(", %.0f/s", s.RowsPerSecond)
+	}
+	if s.SecondsLeft > 0 {
+		line += ", " + age(time.Duration(s.SecondsLeft*float64(time.Second))) + " left"
+	}
+	line += fmt.Sprintf(": %d events, %d equal, %d gone", s.Events, s.Equal, s.Gone)
+	if s.Where != "" {
+		line += ", where " + s.Where
+	}
+	if s.DryRun != nil {
+		line += ", dry run"
 	}
 	return line
 }

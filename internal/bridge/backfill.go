@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -207,12 +208,12 @@ func (im *importer) hold(ctx context.Context) error {
 
 // sweep looks up every aggregate that the state has and no chunk has brought: a
 // row that is gone is an aggregate to delete.
-func (im *importer) sweep(ctx context.Context) error {
+func (im *importer) sweep(ctx context.Context) (err error) {
 	keys, err := im.s.b.store.Keys(ctx, im.table.ID, state.Existing)
 	if err != nil {
 		return err
 	}
-	defer keys.Close()
+	defer func() { err = errors.Join(err, keys.Close()) }()
 	var batch [][]byte
 	for more := true; more; {
 		if more = keys.Next(); more {

@@ -30,6 +30,7 @@ type Bridge struct {
 	metrics  *metrics
 	status   *statusBoard
 	requests chan request // to the session that streams
+	repair   bool         // see Repair
 }
 
 // New puts the rooms together. The store is the bridge's alone until Run returns.
@@ -42,6 +43,11 @@ func New(cfg Config, backfill BackfillConfig, db Database, sink Sink, store *sta
 		requests: make(chan request),
 	}
 }
+
+// Repair permits the first session of Run to make a lost slot anew, and to go on
+// where slot and state do not fit: every table is then compared with the state, so
+// that what the stream has lost becomes events. It is called before Run.
+func (b *Bridge) Repair() { b.repair = true }
 
 // Run streams until ctx is done and then ends in order: what was taken is
 // published, committed and confirmed, within StopTimeout; that returns nil. A
@@ -89,9 +95,12 @@ func (b *Bridge) session(ctx context.Context, streaming func()) (err error) {
 	if err != nil {
 		return err
 	}
-	prepared, err := b.db.Prepare(ctx, !remembered)
+	prepared, err := b.db.Prepare(ctx, !remembered || b.repair)
 	if err != nil {
 		return fmt.Errorf("prepare the database: %w", err)
+	}
+	if b.repair && prepared.Slot.Created {
+		start = 0 // what the slot begins with; checkSlot has it remembered
 	}
 	if err := b.bind(prepared); err != nil {
 		return err
@@ -109,6 +118,7 @@ func (b *Bridge) session(ctx context.Context, streaming func()) (err error) {
 	if err := b.announce(); err != nil {
 		return err
 	}
+	b.repair = false
 	streaming()
 	b.status.phase("streaming", nil)
 	return newStream(b, src, prepared).run(ctx)

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math"
 
 	"backstory/capture"
 	"backstory/internal/state"
@@ -156,6 +157,22 @@ func (m memory) register(tables []*transform.Table) (changed []*transform.Table,
 	}
 	b.SetMeta("tables", binary.BigEndian.AppendUint16(nil, last))
 	return changed, m.store.Commit(b)
+}
+
+// recall gives each table its number without writing anything; tables that the
+// state does not know get numbers that it does not use.
+func (m memory) recall(tables []*transform.Table) error {
+	for i, t := range tables {
+		r, ok, err := m.registration(t.Aggregate)
+		if err != nil {
+			return err
+		}
+		t.ID = r.ID
+		if !ok {
+			t.ID = math.MaxUint16 - uint16(i) //nolint:gosec // a mapping has few tables
+		}
+	}
+	return nil
 }
 
 func (m memory) registration(aggregate string) (r registration, ok bool, err error) {

@@ -287,6 +287,9 @@ func (b *Bridge) checkSlot(ctx context.Context, start capture.LSN, remembered bo
 	switch {
 	case !remembered:
 		return b.remember(slot.Confirmed)
+	case b.repair && slot.Confirmed > start:
+		b.log.Warn("changes are lost to the stream, the tables are compared with the state", "lsn", slot.Confirmed, "state_lsn", start)
+		return b.compareAll(slot.Confirmed)
 	case start > slot.Current:
 		return &Refusal{Thing: thing,
 			Problem: fmt.Sprintf("the state has everything up to %s, but the server's WAL ends at %s: the database was restored from an older backup", start, slot.Current),
@@ -299,12 +302,17 @@ func (b *Bridge) checkSlot(ctx context.Context, start capture.LSN, remembered bo
 			Cure:    "run `backstory backfill --reconcile`: it compares the table with the state and publishes the differences"}
 	}
 	b.log.Warn("another instance has confirmed beyond the state, the tables are compared with it", "lsn", slot.Confirmed, "state_lsn", start)
+	return b.compareAll(slot.Confirmed)
+}
+
+// compareAll has every table compared with the state, which streams from lsn on.
+func (b *Bridge) compareAll(lsn capture.LSN) error {
 	for _, t := range b.mapping.Tables {
 		if err := b.again(t); err != nil {
 			return err
 		}
 	}
-	return b.remember(slot.Confirmed)
+	return b.remember(lsn)
 }
 
 // remember commits lsn as the place that the state has everything up to.

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +34,12 @@ type TableStatus struct {
 	// Again is the number of rows to be read from the table because a change of
 	// them could not be completed.
 	Again int `json:"rows_to_read_again"`
+}
+
+// Is reports whether a name, with or without its schema, is the table's.
+func (t *TableStatus) Is(name string) bool {
+	_, bare, _ := strings.Cut(t.Table, ".")
+	return name == t.Table || name == bare
 }
 
 // BackfillStatus is how far the reading of a table is.

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -306,7 +307,7 @@ type truncation struct {
 // truncate deletes each aggregate of the table in key order. The keys are those
 // of a drained state; an aggregate that a redelivered truncate finds at or above
 // its place is passed over like any other.
-func (s *stream) truncate(ctx context.Context, c *capture.Change) error {
+func (s *stream) truncate(ctx context.Context, c *capture.Change) (err error) {
 	table := s.tr.Table(c.Relation)
 	if table == nil {
 		return nil
@@ -319,7 +320,7 @@ func (s *stream) truncate(ctx context.Context, c *capture.Change) error {
 	if err != nil {
 		return fmt.Errorf("truncate %s: %w", table.Aggregate, err)
 	}
-	defer keys.Close()
+	defer func() { err = errors.Join(err, keys.Close()) }()
 	for keys.Next() {
 		p, err := s.open(ctx)
 		if err != nil {
