@@ -98,6 +98,9 @@ func (s *stream) applyRow(ctx context.Context, j *job, key []byte, c *capture.Ch
 		}
 		return nil
 	}
+	if j.dry != nil && j.keys != nil {
+		return nil // it was counted when its chunk was read
+	}
 	if j.dry != nil {
 		return j.dry.row(s, j, c, p)
 	}

@@ -186,6 +186,7 @@ type status struct {
 	Tables    []struct {
 		Again    int `json:"rows_to_read_again"`
 		Backfill struct {
+			Rows  int64  `json:"rows"`
 			Phase string `json:"phase"`
 		} `json:"backfill"`
 	} `json:"tables"`

@@ -153,6 +153,9 @@ func (m *match) strictly(i, e int) bool {
 			return m.from(i, e)
 		}
 		for _, w := range m.steps[i].events() {
+			if w.found && e == 0 {
+				w.kind = "ProductImported"
+			}
 			if !m.reads(w, e) {
 				return false
 			}

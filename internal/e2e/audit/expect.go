@@ -16,7 +16,7 @@ const heldChanges = 1000
 type Step struct {
 	Old, New Row // nil: not there
 	Reason   *string
-	Cause    string // "", "truncate" or "key-changed"
+	Cause    string // "", "truncate", "key-changed" or "reconciliation"
 	Related  string // the other id of a changed key
 	Standing bool   // it stood before the audit began
 }
@@ -92,6 +92,12 @@ func (h History) add(n note) {
 		h.step(*n.new[0], Step{New: n.new, Reason: n.reason})
 	case n.op == "D":
 		h.step(*n.old[0], Step{Old: n.old, Reason: n.reason})
+	case n.op == "R": // what a repair finds
+		row := n.new
+		if row == nil {
+			row = n.old
+		}
+		h.step(*row[0], Step{Old: n.old, New: n.new, Cause: "reconciliation"})
 	case n.op == "T":
 		h.step(*n.old[0], Step{Old: n.old, Reason: n.reason, Cause: "truncate"})
 	case *n.old[0] != *n.new[0]:
@@ -111,6 +117,7 @@ type want struct {
 	reason   *string
 	cause    string
 	related  string
+	found    bool // by a repair: Imported if it is the first event of its key
 	entry    bool // of a row that was not seen to begin: reason and cause are anything
 }
 
@@ -120,6 +127,7 @@ func (s Step) events() []want {
 	switch {
 	case s.Old == nil:
 		base.kind, base.new = "ProductCreated", fields(s.New, nil)
+		base.found = s.Cause == "reconciliation"
 		return []want{base}
 	case s.New == nil:
 		base.kind, base.old = "ProductDeleted", fields(s.Old, nil)
