@@ -137,9 +137,12 @@ func (b *Bridge) bind(prepared *capture.Prepared) error {
 	if err != nil {
 		return fmt.Errorf("mapping against the state: %w", err)
 	}
-	for _, t := range changed {
-		b.log.Info("mapping changed since the last run, the table is compared with the state again", "table", t.Schema+"."+t.Name)
-		if err := b.again(t); err != nil {
+	for _, c := range changed {
+		for _, text := range c.changes {
+			b.log.Info("the mapping has changed", "table", c.table.String(), "change", text)
+		}
+		b.log.Info("the table is compared with the state: what the mapping now makes of it is published", "table", c.table.String())
+		if err := b.again(c.table); err != nil {
 			return err
 		}
 	}

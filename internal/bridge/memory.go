@@ -33,6 +33,13 @@ type registration struct {
 	Events      string   `json:"events"`
 	Latest      string   `json:"latest"`
 	Fingerprint string   `json:"fingerprint"`
+	Mapping     mapped   `json:"mapping"`
+}
+
+// changedMapping is a table whose mapping is not what it was.
+type changedMapping struct {
+	table   *transform.Table
+	changes []string // for people
 }
 
 // memory reads and writes them.
@@ -117,7 +124,7 @@ func (m memory) setMark(b *state.Batch, name string, mark transform.Mark) {
 // register gives each table of the mapping its number and refuses one whose
 // aggregate was made with another table, key or topic. It reports the tables
 // whose mapping changed in any other way.
-func (m memory) register(tables []*transform.Table) (changed []*transform.Table, err error) {
+func (m memory) register(tables []*transform.Table) (changed []changedMapping, err error) {
 	known, last := map[string]registration{}, uint16(0)
 	for _, t := range tables {
 		r, ok, err := m.registration(t.Aggregate)
@@ -135,7 +142,7 @@ func (m memory) register(tables []*transform.Table) (changed []*transform.Table,
 	for _, t := range tables {
 		print := t.Fingerprint()
 		now := registration{Table: t.Schema + "." + t.Name, Key: t.Key, Events: t.Topics.Events,
-			Latest: t.Topics.Latest, Fingerprint: hex.EncodeToString(print[:])}
+			Latest: t.Topics.Latest, Fingerprint: hex.EncodeToString(print[:]), Mapping: mappedOf(t)}
 		old, ok := known[t.Aggregate]
 		if ok {
 			if err := sameAggregate(t, old, now); err != nil {
@@ -144,7 +151,7 @@ func (m memory) register(tables []*transform.Table) (changed []*transform.Table,
 			}
 			now.ID = old.ID
 			if old.Fingerprint != now.Fingerprint {
-				changed = append(changed, t)
+				changed = append(changed, changedMapping{t, old.Mapping.changes(now.Mapping)})
 			}
 		} else {
 			last++
