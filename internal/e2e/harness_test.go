@@ -117,7 +117,7 @@ func (r *rig) exec(sql string, args ...any) {
 type process struct {
 	r      *rig
 	cmd    *exec.Cmd
-	stderr *bytes.Buffer
+	stderr *transcript
 	done   chan struct{} // closed when it has ended
 	err    error
 }
@@ -129,7 +129,7 @@ func (r *rig) start(args ...string) *process {
 	if err != nil {
 		r.tb.Fatal(err)
 	}
-	p := &process{r: r, stderr: new(bytes.Buffer), done: make(chan struct{})}
+	p := &process{r: r, stderr: new(transcript), done: make(chan struct{})}
 	p.cmd = exec.Command(path, append([]string{"run", "--config", filepath.Join(r.dir, "backstory.yaml")}, args...)...)
 	p.cmd.Dir, p.cmd.Stderr = r.dir, p.stderr
 	if err := p.cmd.Start(); err != nil {
@@ -147,6 +147,27 @@ func (r *rig) start(args ...string) *process {
 	})
 	return p
 }
+
+// transcript is what a process says; it may be read while it is written.
+type transcript struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (t *transcript) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text.Write(p)
+}
+
+func (t *transcript) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text.String()
+}
+
+// said is what the bridge has written to its log so far.
+func (p *process) said() string { return p.stderr.String() }
 
 func tail(s string, n int) string { return s[max(0, len(s)-n):] }
 
