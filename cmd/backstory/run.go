@@ -99,7 +99,7 @@ func runWithServer(ctx context.Context, cfg web.Config, b *bridge.Bridge, metric
 		return b.Run(ctx)
 	}
 	server, err := web.Open(cfg, web.Views{
-		Status:  func() any { return b.Status() },
+		Status:  func() any { return statusWithSlot(b) },
 		Ready:   func() error { return ready(b.Status()) },
 		Metrics: metrics,
 	}, log)
@@ -116,6 +116,14 @@ func runWithServer(ctx context.Context, cfg web.Config, b *bridge.Bridge, metric
 	})
 	g.Go(func() error { return server.Run(serving) }) // ends after the bridge
 	return g.Wait()
+}
+
+// statusWithSlot is what /status shows.
+func statusWithSlot(b *bridge.Bridge) bridge.Status {
+	s := b.Status()
+	slot := b.Slot()
+	s.Slot = &slot
+	return s
 }
 
 // ready says what keeps changes from flowing.

@@ -67,14 +67,54 @@ func writeStatus(w io.Writer, style screen.Style, s bridge.Status, now time.Time
 	if s.LastCommit != nil {
 		fmt.Fprintf(&b, "  %-12s %s (%s ago)\n", "last change", s.LastCommit.Local().Format("2006-01-02 15:04:05.000"), age(now.Sub(*s.LastCommit)))
 	}
+	if s.Slot != nil {
+		b.WriteString(slotLines(s.Slot))
+	}
 	for _, t := range s.Tables {
 		fmt.Fprintf(&b, "\n%s → %s\n", style.Paint(screen.Bold, t.Table), t.Aggregate)
 		fmt.Fprintf(&b, "  %-12s %s, %s\n", "topics", t.Events, t.Latest)
 		fmt.Fprintf(&b, "  %-12s %d since the start\n", "events", t.Published)
+		if len(t.EventsEnds) > 0 {
+			fmt.Fprintf(&b, "  %-12s events %v, latest %v\n", "ends", t.EventsEnds, t.LatestEnds)
+		}
+		if t.Again > 0 {
+			fmt.Fprintf(&b, "  %-12s %d rows\n", "to read again", t.Again)
+		}
 		fmt.Fprintf(&b, "  %-12s %s\n", "backfill", backfillLine(t.Backfill))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// slotLines are the two lags: of what is not published, and of what the server
+// keeps.
+func slotLines(s *bridge.SlotView) string {
+	if s.Error != "" {
+		return fmt.Sprintf("  %-12s %s: %s\n", "slot", s.Name, s.Error)
+	}
+	line := fmt.Sprintf("  %-12s %s, %s behind the server's %s\n", "slot", s.Name, byteSize(s.LagBytes), s.Current)
+	line += fmt.Sprintf("  %-12s %s of WAL since %s", "retained", byteSize(s.RetainedBytes), s.Restart)
+	if s.WALStatus != "" {
+		line += ", " + s.WALStatus
+	}
+	if s.SafeBytes >= 0 {
+		line += ", lost after " + byteSize(s.SafeBytes) + " more"
+	}
+	return line + "\n"
+}
+
+// byteSize is a number of bytes for people.
+func byteSize(n int64) string {
+	const unit = 1024
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, exp := float64(n)/unit, 0
+	for value >= unit && exp < 4 {
+		value /= unit
+		exp++
+	}
+	return fmt.Sprintf("%.1f %ciB", value, "KMGTP"[exp])
 }
 
 func backfillLine(s bridge.BackfillStatus) string {

@@ -31,6 +31,7 @@ type Bridge struct {
 	status   *statusBoard
 	requests chan request // to the session that streams
 	repair   bool         // see Repair
+	slot     slotCache
 }
 
 // New puts the rooms together. The store is the bridge's alone until Run returns.
@@ -161,6 +162,7 @@ func (b *Bridge) again(t *transform.Table) error {
 // announce shows for each table whether it is going to be read, before anybody
 // can take the stream for complete.
 func (b *Bridge) announce() error {
+	b.status.known(b.mapping.Tables)
 	for _, t := range b.mapping.Tables {
 		run, _, err := b.memory.run(t.ID)
 		if err != nil {

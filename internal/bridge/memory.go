@@ -87,20 +87,32 @@ func markName(table uint16, topic transform.Topic, partition int32) string {
 // ok is false where nothing is remembered of any.
 func (m memory) marks(t *transform.Table, topic transform.Topic) (marks []transform.Mark, ok bool, err error) {
 	for p := range t.Topics.Partitions {
-		mark := transform.Mark{Table: t, Topic: topic, Partition: p, LastAt: -1}
-		name := markName(t.ID, topic, p)
-		if v, found := m.store.Meta(name); found {
-			if len(v) != 32 {
-				return nil, false, damaged(name)
-			}
-			mark.End = int64(binary.BigEndian.Uint64(v))
-			mark.LastAt = int64(binary.BigEndian.Uint64(v[8:]))
-			copy(mark.Last[:], v[16:])
-			ok = true
+		mark, found, err := m.mark(markName(t.ID, topic, p))
+		if err != nil {
+			return nil, false, err
 		}
+		ok = ok || found
+		mark.Table, mark.Topic, mark.Partition = t, topic, p
 		marks = append(marks, mark)
 	}
 	return marks, ok, nil
+}
+
+// mark returns what is remembered of one partition; its place is for the caller
+// to fill in.
+func (m memory) mark(name string) (mark transform.Mark, ok bool, err error) {
+	mark.LastAt = -1
+	v, ok := m.store.Meta(name)
+	if !ok {
+		return mark, false, nil
+	}
+	if len(v) != 32 {
+		return mark, false, damaged(name)
+	}
+	mark.End = int64(binary.BigEndian.Uint64(v))
+	mark.LastAt = int64(binary.BigEndian.Uint64(v[8:]))
+	copy(mark.Last[:], v[16:])
+	return mark, true, nil
 }
 
 // setMark remembers the end of a partition. A mark without a record keeps the

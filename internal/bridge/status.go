@@ -19,18 +19,24 @@ type Status struct {
 	// Confirmed is the LSN below which Postgres may discard WAL.
 	Confirmed string `json:"confirmed_lsn,omitempty"`
 	// LastCommit is the commit time of the newest change that is in both topics.
-	LastCommit *time.Time    `json:"last_commit,omitempty"`
-	Tables     []TableStatus `json:"tables"`
+	LastCommit *time.Time `json:"last_commit,omitempty"`
+	// Slot is left out where nobody asked for it: see Bridge.Slot.
+	Slot   *SlotView     `json:"slot,omitempty"`
+	Tables []TableStatus `json:"tables"`
 }
 
 // TableStatus is the part of one mapped table.
 type TableStatus struct {
-	Table     string         `json:"table"`
-	Aggregate string         `json:"aggregate"`
-	Events    string         `json:"events_topic"`
-	Latest    string         `json:"latest_topic"`
-	Published uint64         `json:"events_published"` // since the start of the process
-	Backfill  BackfillStatus `json:"backfill"`
+	Table     string `json:"table"`
+	Aggregate string `json:"aggregate"`
+	Events    string `json:"events_topic"`
+	Latest    string `json:"latest_topic"`
+	Published uint64 `json:"events_published"` // since the start of the process
+	// EventsEnds and LatestEnds are the ends of the topics' partitions, as far as
+	// the state is committed.
+	EventsEnds []int64        `json:"events_ends,omitempty"`
+	LatestEnds []int64        `json:"latest_ends,omitempty"`
+	Backfill   BackfillStatus `json:"backfill"`
 	// Again is the number of rows to be read from the table because a change of
 	// them could not be completed.
 	Again int `json:"rows_to_read_again"`
@@ -66,6 +72,7 @@ type statusBoard struct {
 	mu     sync.Mutex
 	status Status
 	tables map[*transform.Table]*TableStatus
+	ids    []uint16 // of the tables in the state; empty before they are known
 }
 
 func newStatusBoard(m *transform.Mapping) *statusBoard {
@@ -85,10 +92,37 @@ func (b *Bridge) Status() Status {
 	defer b.status.mu.Unlock()
 	s := b.status.status
 	s.Tables = append([]TableStatus(nil), s.Tables...)
-	for i, t := range b.mapping.Tables {
-		s.Tables[i].Again = len(b.store.AgainKeys(t.ID))
+	for i, id := range b.status.ids {
+		partitions := b.mapping.Tables[i].Topics.Partitions
+		s.Tables[i].Again = len(b.store.AgainKeys(id))
+		s.Tables[i].EventsEnds = b.ends(id, transform.Events, partitions)
+		s.Tables[i].LatestEnds = b.ends(id, transform.Latest, partitions)
 	}
 	return s
+}
+
+// ends are those that the state remembers; none before the first recovery, or if
+// the state can't be read, which the bridge itself will stop at.
+func (b *Bridge) ends(table uint16, topic transform.Topic, partitions int32) []int64 {
+	var ends []int64
+	for p := range partitions {
+		mark, ok, err := b.memory.mark(markName(table, topic, p))
+		if !ok || err != nil {
+			return nil
+		}
+		ends = append(ends, mark.End)
+	}
+	return ends
+}
+
+// known takes in which numbers the tables have in the state.
+func (b *statusBoard) known(tables []*transform.Table) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ids = b.ids[:0]
+	for _, t := range tables {
+		b.ids = append(b.ids, t.ID)
+	}
 }
 
 func (b *statusBoard) phase(name string, err error) {
