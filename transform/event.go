@@ -94,13 +94,11 @@ type Entry struct {
 	Version uint64
 	Place   Place  // of the newest event; of a note: of the noted change, Index 0
 	XID     uint32 // transaction of the last change; 0: a backfill's row, or unknown
-	// Image is JSON; nil if deleted. A note has one only if it awaits the rest of
-	// a changed key: that of the old key (see Transformer.Moved).
-	Image []byte
+	Image   []byte // JSON; nil of a deleted aggregate and of a note
 }
 
 // Exists reports whether the aggregate is known and not deleted.
-func (e *Entry) Exists() bool { return e.Image != nil && e.Place.Index > 0 }
+func (e *Entry) Exists() bool { return e.Image != nil }
 
 // States is the state as a change finds it: what earlier changes wrote is
 // there, committed or not. Tables are told apart by Table.ID.
@@ -113,6 +111,13 @@ type States interface {
 	// Again asks that the row be read from the table: a change of it could not
 	// be completed. Key is copied.
 	Again(table uint16, key []byte) error
+	// OldImage returns a copy of what SetOldImage has stored for a position; nil
+	// if there is nothing.
+	OldImage(pos capture.Position) []byte
+	// SetOldImage stores the image that an aggregate had before the change at pos
+	// gave it another key (see Transformer.Moved); nil takes it away. Image is
+	// copied.
+	SetOldImage(pos capture.Position, image []byte)
 }
 
 // Mark is the end of one partition of one topic as the bridge knows it.

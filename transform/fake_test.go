@@ -39,11 +39,12 @@ func golden(t *testing.T, name string, got []byte) {
 type memory struct {
 	entries map[string]transform.Entry
 	again   map[string]bool
+	old     map[capture.Position][]byte
 	puts    int
 }
 
 func newMemory() *memory {
-	return &memory{entries: map[string]transform.Entry{}, again: map[string]bool{}}
+	return &memory{entries: map[string]transform.Entry{}, again: map[string]bool{}, old: map[capture.Position][]byte{}}
 }
 
 func (m *memory) Get(_ uint16, key []byte) (transform.Entry, bool, error) {
@@ -63,8 +64,18 @@ func (m *memory) Again(_ uint16, key []byte) error {
 	return nil
 }
 
+func (m *memory) OldImage(pos capture.Position) []byte { return m.old[pos] }
+
+func (m *memory) SetOldImage(pos capture.Position, image []byte) {
+	if image == nil {
+		delete(m.old, pos)
+		return
+	}
+	m.old[pos] = bytes.Clone(image)
+}
+
 func (m *memory) clone() *memory {
-	return &memory{entries: maps.Clone(m.entries), again: maps.Clone(m.again)}
+	return &memory{entries: maps.Clone(m.entries), again: maps.Clone(m.again), old: maps.Clone(m.old)}
 }
 
 func (m *memory) keys() []string { return slices.Sorted(maps.Keys(m.entries)) }

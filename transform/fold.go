@@ -38,13 +38,10 @@ func Fold(e *Entry, s *Stored, dst []byte) (applied bool, buf []byte, err error)
 	if err != nil {
 		return false, dst, foldError(e, s, err.Error())
 	}
-	var old []byte // the image of a note is another aggregate's
-	if e.Exists() {
-		old = e.Image
-	} else if string(data.Old) != "{}" {
+	if !e.Exists() && string(data.Old) != "{}" {
 		return false, dst, foldError(e, s, "it changes an aggregate that does not exist")
 	}
-	next.Image, dst, err = foldImage(old, data.New, dst)
+	next.Image, dst, err = foldImage(e.Image, data.New, dst)
 	if err != nil {
 		return false, dst, foldError(e, s, err.Error())
 	}

@@ -46,22 +46,18 @@ func (t *Transformer) end(s *subject) error {
 // naming the other. The two may lie in different partitions, so that after a
 // crash either may be there without the other.
 func (t *Transformer) move(s *subject) error {
-	from := *s
+	from, to := *s, *s
 	from.key, from.op, from.cause = t.oldKey, capture.OpDelete, KeyChanged
+	to.key, to.op, to.cause = t.key, capture.OpInsert, KeyChanged
 	more, err := from.load(1)
 	if err != nil {
 		return err
 	}
-	var image []byte // of the old key, as it was before this change
-	if more && !from.seen() && from.entry.Exists() {
-		image = from.entry.Image
-	}
-	to := *s
-	to.key, to.op, to.cause = t.key, capture.OpInsert, KeyChanged
 	moreTo, err := to.load(2)
 	if err != nil {
 		return err
 	}
+	image := from.oldImage(more)
 	if more {
 		from.related = from.out.copy(to.key)
 		if err := t.delete(&from); err != nil {
@@ -75,19 +71,29 @@ func (t *Transformer) move(s *subject) error {
 	return t.arrive(&to, from.key, image)
 }
 
+// oldImage returns the image that the aggregate had before the change gives it
+// another key; nil if the state never knew it. If the end of the aggregate is in
+// the state already, and more of it is not open, the image is the one that Moved
+// has kept. That one is of no use any more when the change is in the state.
+func (s *subject) oldImage(open bool) []byte {
+	if open && !s.seen() {
+		return s.entry.Image
+	}
+	image := s.states.OldImage(s.change.Pos)
+	if image != nil {
+		s.states.SetOldImage(s.change.Pos, nil)
+	}
+	return image
+}
+
 // arrive is the second half of move. Values that WAL left out come from the
-// image of the old key; if the old key's end is all that a crash let through,
-// from the note that Moved has left; never from a former life of the new key.
+// image of the old key, never from a former life of the new one.
 func (t *Transformer) arrive(s *subject, oldKey, oldImage []byte) error {
 	if err := t.encodeNew(s.plan, s.change); err != nil {
 		return err
 	}
-	awaited := s.entry.Place == Place{Pos: s.change.Pos} // a note of this change
-	switch {
-	case s.seen():
-		oldImage, oldKey = s.entry.Image, s.key // its own row is complete already
-	case oldImage == nil && awaited:
-		oldImage = s.entry.Image
+	if oldImage == nil && s.seen() {
+		oldImage, oldKey = s.entry.Image, s.key // the row has arrived, with all its values
 	}
 	filled := false
 	if oldImage != nil {
@@ -122,11 +128,13 @@ func (t *Transformer) settle(s *subject) error {
 	return t.differ(s, false)
 }
 
-// Moved is to be called, at recovery, for each event that Fold has applied from
-// an events topic. If the event is the end of an aggregate whose key was
-// changed, and the beginning of its successor is not in the state, the
-// successor is noted with the image of the old key: the redelivered change may
-// need values from it that neither the WAL nor the state have any more.
+// Moved is to be called, at recovery, for each record of an events topic that
+// Fold was given, whether it was applied or not. If the event is the end of an
+// aggregate whose key was changed, and the state does not yet have the beginning
+// of its successor, the image of the old key is kept: the change will be
+// redelivered, and may need values that neither the WAL nor the aggregates of the
+// state have any more. It stands apart from the entries, because the successor's
+// place must stay below changes of it that come again too.
 func (t *Transformer) Moved(s *Stored, st States) error {
 	if s.Cause != KeyChanged || s.Op != capture.OpDelete {
 		return nil
@@ -135,17 +143,14 @@ func (t *Transformer) Moved(s *Stored, st States) error {
 	if err != nil {
 		return fmt.Errorf("state of aggregate %q: %w", s.Related, err)
 	}
-	if e.Exists() || e.Place.Pos.Compare(s.Place.Pos) >= 0 {
+	if e.Place.Pos.Compare(s.Place.Pos) >= 0 {
 		return nil
 	}
 	data, err := ParseData(s.Data)
 	if err != nil {
 		return fmt.Errorf("event %s of aggregate %q: %w", s.ID, s.Key, err)
 	}
-	note := Entry{Version: e.Version, Place: Place{Pos: s.Place.Pos}, XID: s.XID, Image: data.Old}
-	if err := st.Put(s.Table.ID, s.Related, note); err != nil {
-		return fmt.Errorf("put state of aggregate %q: %w", s.Related, err)
-	}
+	st.SetOldImage(s.Place.Pos, data.Old)
 	return nil
 }
 

@@ -106,10 +106,10 @@ func TestEvents(t *testing.T) {
 	s.act("1.10 is not 1.100", updating(rel, at(0x30, 3), "1", "Desk lamp", "18.000", "4", unchanged))
 	s.act("a change below the place is passed over", updating(rel, at(0x20, 1), "1", "Lamp", "17.90", "5", unchanged))
 	s.act("insert of a key that exists", insertion(rel, at(0x31, 1), "1", "Desk lamp", "18.000", "3", null))
-	moving := updating(rel, at(0x40, 1), "2", "Desk lamp", "18.000", "3", unchanged)
-	moving.Old = keyTuple(rel, "1")
-	s.act("changed key", moving)
-	s.act("changed key, redelivered", moving)
+	mv := updating(rel, at(0x40, 1), "2", "Desk lamp", "18.000", "3", unchanged)
+	mv.Old = keyTuple(rel, "1")
+	s.act("changed key", mv)
+	s.act("changed key, redelivered", mv)
 	s.act("delete", deletion(rel, at(0x50, 1), "2"))
 	s.act("delete, redelivered", deletion(rel, at(0x50, 1), "2"))
 	s.act("delete of a deleted key is noted and keeps the version", deletion(rel, at(0x51, 1), "2"))
@@ -129,12 +129,12 @@ func TestUnknownKeys(t *testing.T) {
 	s.act("update of an unknown key", updating(rel, at(0x10, 1), "1", "Lamp", "19.90", "5", "text"))
 	s.act("update of an unknown key that can't be completed", updating(rel, at(0x10, 2), "2", "Lamp", "19.90", "5", unchanged))
 	s.act("delete of an unknown key", deletion(rel, at(0x10, 3), "3"))
-	moving := updating(rel, at(0x10, 4), "5", "Lamp", "19.90", "5", "text")
-	moving.Old = keyTuple(rel, "4")
-	s.act("changed key, the old one unknown", moving)
-	moving = updating(rel, at(0x10, 5), "7", "Lamp", "19.90", "5", unchanged)
-	moving.Old = keyTuple(rel, "6")
-	s.act("changed key, the old one unknown, not to be completed", moving)
+	mv := updating(rel, at(0x10, 4), "5", "Lamp", "19.90", "5", "text")
+	mv.Old = keyTuple(rel, "4")
+	s.act("changed key, the old one unknown", mv)
+	mv = updating(rel, at(0x10, 5), "7", "Lamp", "19.90", "5", unchanged)
+	mv.Old = keyTuple(rel, "6")
+	s.act("changed key, the old one unknown, not to be completed", mv)
 	s.act("row of a noted key", reading(rel, 0x20, "2", "Lamp", "19.90", "5", "text"))
 	s.act("equal row", reading(rel, 0x21, "2", "Lamp", "19.90", "5", "text"))
 	s.act("different row", reading(rel, 0x22, "2", "Lamp", "20.00", "4", "text"))
@@ -162,8 +162,8 @@ func TestFullIdentity(t *testing.T) {
 		"1", "Lamp", "19.90", "5", "text"))
 	s.act("the old row differs: the state missed a change of the large column and the stock",
 		full(updating(rel, at(0x12, 1), "1", "Lamp", "16.90", "4", unchanged), "1", "Lamp", "17.90", "4", "new text"))
-	moving := full(updating(rel, at(0x13, 1), "2", "Lamp", "16.90", "4", unchanged), "1", "Lamp", "16.90", "4", "new text")
-	s.act("changed key", moving)
+	mv := full(updating(rel, at(0x13, 1), "2", "Lamp", "16.90", "4", unchanged), "1", "Lamp", "16.90", "4", "new text")
+	s.act("changed key", mv)
 	s.act("changed key of an unknown aggregate: the old row has what is missing",
 		full(updating(rel, at(0x14, 1), "4", "Lamp", "16.90", "4", unchanged), "3", "Lamp", "16.90", "4", "old text"))
 	s.act("delete, the old row differs", full(&capture.Change{Op: capture.OpDelete, Pos: at(0x15, 1), XID: 700,
@@ -219,50 +219,6 @@ tables:
 	last.Old[1] = capture.Value{Kind: capture.Text, Data: []byte("a/b")}
 	s.act("a delete has the context's", last)
 	golden(t, "reason.golden", s.b.Bytes())
-}
-
-// A crash may let the end of the old key through and not the beginning of the
-// new one, which needs a value that only the old image had.
-func TestMovedHalfway(t *testing.T) {
-	t.Parallel()
-	rel := products()
-	tr := transform.New(mustMapping(t, productsMapping), identity)
-	st := newMemory()
-	var out transform.Output
-	if err := tr.Apply(&out, insertion(rel, at(0x10, 1), "1", "Lamp", "19.90", "5", "large"), st); err != nil {
-		t.Fatal(err)
-	}
-	before := st.clone()
-	moving := updating(rel, at(0x20, 1), "2", "Lamp", "19.90", "5", unchanged)
-	moving.Old = keyTuple(rel, "1")
-	out.Reset()
-	if err := tr.Apply(&out, moving, st); err != nil {
-		t.Fatal(err)
-	}
-	whole := fmt.Sprint(out.Events[1].ID, out.Events[1].Version, string(out.Events[1].Data))
-
-	record := transform.Stored{Event: out.Events[0], Topic: transform.Events}
-	e := before.entries["1"]
-	if applied, _, err := transform.Fold(&e, &record, nil); err != nil || !applied {
-		t.Fatalf("fold: got %v, %v", applied, err)
-	}
-	before.entries["1"] = e
-	if err := tr.Moved(&record, before); err != nil {
-		t.Fatal(err)
-	}
-	if e := before.entries["2"]; e.Exists() {
-		t.Errorf("the successor exists before its event: %+v", e)
-	}
-	var rest transform.Output
-	if err := tr.Apply(&rest, moving, before); err != nil {
-		t.Fatal(err)
-	}
-	if len(rest.Events) != 1 || len(before.again) != 0 {
-		t.Fatalf("got %d events and %v to read again, want the create alone", len(rest.Events), before.again)
-	}
-	if got := fmt.Sprint(rest.Events[0].ID, rest.Events[0].Version, string(rest.Events[0].Data)); got != whole {
-		t.Errorf("got %s, want %s", got, whole)
-	}
 }
 
 func TestApplyRefuses(t *testing.T) {
@@ -373,6 +329,10 @@ func (m *memoryOne) Put(_ uint16, _ []byte, e transform.Entry) error {
 }
 
 func (m *memoryOne) Again(uint16, []byte) error { return nil }
+
+func (m *memoryOne) OldImage(capture.Position) []byte { return nil }
+
+func (m *memoryOne) SetOldImage(capture.Position, []byte) {}
 
 // updates applies one update after the other, resetting the output as a bridge
 // does between batches.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"sync"
 
+	"backstory/capture"
 	"backstory/transform"
 )
 
@@ -90,3 +91,4 @@ type dryStates struct{ transform.States }
 
 func (dryStates) Put(uint16, []byte, transform.Entry) error { return nil }
 func (dryStates) Again(uint16, []byte) error                { return nil }
+func (dryStates) SetOldImage(capture.Position, []byte)      {}

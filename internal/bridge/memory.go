@@ -19,6 +19,7 @@ import (
 //	aggregate/NAME          JSON [registration]
 //	mark/ID/TOPIC/PARTITION 32 bytes: end, offset of the newest record, its ce_id
 //	import/ID               JSON [importRun]
+//	old/SEQUENCE            image that an aggregate had before its key was changed, see [states]
 const (
 	metaLSN   = "lsn"
 	metaMoved = "moved"

@@ -168,11 +168,13 @@ func (f *fold) events(ctx context.Context, from []int64) ([]transform.Mark, erro
 			delete(f.orphans, s.Partition)
 		}
 		moved, err := f.apply(s)
-		if err != nil || !moved {
+		if err != nil {
 			return err
 		}
-		f.keep(&s.Event)
-		return f.tr.Moved(s, f.batch)
+		if moved {
+			f.keep(&s.Event)
+		}
+		return f.tr.Moved(s, states{f.batch})
 	})
 	if err != nil {
 		f.b.store.Drop(f.batch)

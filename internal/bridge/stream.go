@@ -190,7 +190,7 @@ func (s *stream) takeChange(ctx context.Context, c *capture.Change) error {
 		return err
 	}
 	filled := len(p.out.Filled)
-	if err := s.tr.Apply(&p.out, c, p.batch); err != nil {
+	if err := s.tr.Apply(&p.out, c, states{p.batch}); err != nil {
 		return fmt.Errorf("map the change: %w", err)
 	}
 	p.time = c.Time
@@ -326,7 +326,7 @@ func (s *stream) truncate(ctx context.Context, c *capture.Change) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := s.tr.Remove(&p.out, table, keys.Key(), *c, transform.Truncated, p.batch); err != nil {
+		if err := s.tr.Remove(&p.out, table, keys.Key(), *c, transform.Truncated, states{p.batch}); err != nil {
 			return fmt.Errorf("truncate %s: %w", table.Aggregate, err)
 		}
 		p.time = c.Time

@@ -42,8 +42,6 @@ type buffers struct {
 	meta  []byte   // records of SetMeta; under Store.mu
 }
 
-var _ transform.States = (*Batch)(nil)
-
 // Get returns the entry of an aggregate and whether there is one. The image must
 // not be changed; it is valid until the batch is committed or dropped.
 func (b *Batch) Get(table uint16, key []byte) (transform.Entry, bool, error) {
@@ -57,9 +55,8 @@ func (b *Batch) Get(table uint16, key []byte) (transform.Entry, bool, error) {
 	return r.entry(), true, nil
 }
 
-// Put writes the entry of an aggregate; key and image are copied. What does not
-// exist ([transform.Entry.Exists]) is a deleted aggregate if it has a version, else
-// a note.
+// Put writes the entry of an aggregate; key and image are copied. An entry of
+// version 0 is a note, one without an image a deleted aggregate.
 func (b *Batch) Put(table uint16, key []byte, e transform.Entry) error {
 	kind, err := kindOf(&e)
 	if err != nil {

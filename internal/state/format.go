@@ -87,9 +87,9 @@ func parseGroup(buf []byte, seed uint32) (group, bool) {
 type recordKind byte
 
 const (
-	kindExisting recordKind = 1 // an aggregate with an image of its own
-	kindDeleted  recordKind = 2 // an aggregate that had one; an image is another's, see transform.Entry
-	kindNote     recordKind = 3 // a change of an unknown aggregate; an image likewise
+	kindExisting recordKind = 1 // an aggregate with an image
+	kindDeleted  recordKind = 2 // an aggregate without one
+	kindNote     recordKind = 3 // a change of an unknown aggregate
 	kindGone     recordKind = 4 // a note that was forgotten
 	kindMeta     recordKind = 5 // key is the name, image the value
 	kindNoMeta   recordKind = 6 // the name has no value any more
@@ -132,8 +132,8 @@ func (r record) entry() transform.Entry {
 			Index: le.Uint16(r[36:]),
 		},
 	}
-	if image := r.image(); len(image) > 0 {
-		e.Image = image
+	if r.kind() == kindExisting {
+		e.Image = r.image()
 	}
 	return e
 }
