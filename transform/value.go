@@ -47,10 +47,6 @@ var forms = map[uint32]form{
 	3802: formJSON, // jsonb
 }
 
-// notArrays are types that have an element type in the catalog and yet are not
-// written as arrays: name, point, lseg, box, line, int2vector, oidvector.
-var notArrays = map[uint32]bool{19: true, 22: true, 30: true, 600: true, 601: true, 603: true, 628: true}
-
 const oidBox = 603
 
 // codec says how the values of a column are written.
@@ -63,7 +59,7 @@ type codec struct {
 // codecOf returns the codec of a column. Domains are written as their base type.
 func codecOf(c *capture.Column, int64Text bool) codec {
 	oid, array := c.Base, false
-	if c.Elem != 0 && !notArrays[c.Base] {
+	if c.Elem != 0 {
 		oid, array = c.Elem, true
 	}
 	f := forms[oid]
