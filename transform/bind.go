@@ -2,6 +2,7 @@ package transform
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"backstory/capture"
@@ -30,15 +31,7 @@ func (m *Mapping) Bind(tables []capture.TableInfo) error {
 // bind fits one table.
 func (d *decoder) bind(t *Table, info *capture.TableInfo, path string) {
 	if len(t.Key) == 0 {
-		t.Key = slices.Clone(info.PrimaryKey)
-		if len(t.Key) == 0 {
-			d.fail(path, "the table has no primary key: name columns that identify a row under key")
-		}
-		for _, column := range t.Key {
-			if slices.Contains(t.Omit, column) {
-				d.fail(path+".omit", "%q is part of the primary key, which can't be left out", column)
-			}
-		}
+		d.bindKey(t, info, path)
 	}
 	columns := make([]string, len(info.Relation.Columns))
 	for i := range info.Relation.Columns {
@@ -48,7 +41,7 @@ func (d *decoder) bind(t *Table, info *capture.TableInfo, path string) {
 	for i, column := range t.Key {
 		check(fmt.Sprintf("%s.key[%d]", path, i), column)
 	}
-	for column := range t.Fields {
+	for _, column := range slices.Sorted(maps.Keys(t.Fields)) {
 		check(path+".fields."+column, column)
 	}
 	for i, column := range t.Omit {
@@ -60,6 +53,22 @@ func (d *decoder) bind(t *Table, info *capture.TableInfo, path string) {
 		check(path+".reason.column", t.Reason)
 	}
 	d.bindFields(t, columns, info.Generated, path)
+}
+
+// bindKey gives the table its primary key.
+func (d *decoder) bindKey(t *Table, info *capture.TableInfo, path string) {
+	t.Key = slices.Clone(info.PrimaryKey)
+	if len(t.Key) == 0 {
+		d.fail(path, "the table has no primary key: name columns that identify a row under key")
+	}
+	for _, column := range t.Key {
+		if i := slices.Index(t.Omit, column); i >= 0 {
+			d.fail(fmt.Sprintf("%s.omit[%d]", path, i), "%q is part of the primary key, which can't be left out", column)
+		}
+		if column == t.Reason {
+			d.fail(path+".reason.column", "%q is part of the primary key, which can't be the reason", column)
+		}
+	}
 }
 
 // bindColumn checks that a column is there.
@@ -86,6 +95,7 @@ func (d *decoder) bindFields(t *Table, columns, generated []string, path string)
 		if slices.Contains(fields, field) {
 			d.fail(path+".fields", "column %q would be the field %q, which another column is already: "+
 				"name one of them differently, or leave it out with omit", column, field)
+			continue
 		}
 		fields = append(fields, field)
 	}
@@ -100,10 +110,10 @@ func (d *decoder) bindFields(t *Table, columns, generated []string, path string)
 				d.fail(at, "%q holds the reason and is no field", field)
 			case slices.Contains(t.Omit, field):
 				d.fail(at, "column %q is left out with omit and is no field", field)
-			case t.Fields[field] != "":
-				d.fail(at, "the table has no field %q: column %q is named %q under fields", field, field, t.Fields[field])
 			case slices.Contains(generated, field):
 				d.fail(at, "column %q is generated, and logical replication leaves generated columns out", field)
+			case t.Fields[field] != "":
+				d.fail(at, "the table has no field %q: column %q is named %q under fields", field, field, t.Fields[field])
 			default:
 				d.fail(at, "the table has no field %q%s", field, suggest(field, fields, "it has"))
 			}

@@ -22,9 +22,6 @@ func (d *decoder) check(m *Mapping) {
 	if !typePrefix.MatchString(m.TypePrefix) {
 		d.fail("type_prefix", "may have letters, digits, dots, dashes and underscores")
 	}
-	if len(m.Tables) == 0 {
-		d.fail("tables", "at least one table is needed")
-	}
 	tables, aggregates, topics := make(map[string]string), make(map[string]string), make(map[string]string)
 	for i, t := range m.Tables {
 		path := fmt.Sprintf("tables[%d]", i)
@@ -55,8 +52,7 @@ func (d *decoder) once(used map[string]string, path, key, name, problem string) 
 // they have no name.
 func (d *decoder) checkAggregate(t *Table, path string) {
 	if t.Aggregate == "" {
-		d.fail(path, "aggregate is missing: name what a row is, such as Product")
-		return
+		return // which is said already
 	}
 	if !typeName.MatchString(t.Aggregate) {
 		d.fail(path+".aggregate", "%q: may have letters, digits and underscores, a letter first", t.Aggregate)
@@ -89,7 +85,7 @@ func kebab(name string) string {
 // topic that differs from another in nothing else.
 func (d *decoder) checkTopic(used map[string]string, table, path, name string) {
 	if name == "" {
-		return // the aggregate is missing, which is said already
+		return // the aggregate is wrong, which is said already
 	}
 	if _, ok := d.places[path]; !ok {
 		d.places[path] = d.places[table]
@@ -119,7 +115,7 @@ func (d *decoder) checkColumns(t *Table, path string) {
 			d.fail(at, "%q is left out here and named under fields", column)
 		}
 	}
-	if _, ok := t.Fields[t.Reason]; ok {
+	if _, ok := t.Fields[t.Reason]; ok && t.Reason != "" {
 		d.fail(path+".fields."+t.Reason, "the column holds the reason and is no field")
 	}
 	if slices.Contains(t.Key, t.Reason) {

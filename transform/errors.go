@@ -8,7 +8,7 @@ import (
 // Mistake is one thing that is wrong with a mapping.
 type Mistake struct {
 	File         string // as the user named it; empty for a mapping made by hand
-	Line, Column int    // from 1; 0 if the place in the file is not known
+	Line, Column int    // from 1; 0 if not known
 	Path         string // "tables[0].events[1].when"
 	Problem      string // what is wrong and what to write instead
 }
@@ -19,7 +19,10 @@ func (m Mistake) String() string {
 	if m.File != "" {
 		b.WriteString(m.File)
 		if m.Line > 0 {
-			fmt.Fprintf(&b, ":%d:%d", m.Line, m.Column)
+			fmt.Fprintf(&b, ":%d", m.Line)
+		}
+		if m.Column > 0 {
+			fmt.Fprintf(&b, ":%d", m.Column)
 		}
 		b.WriteString(": ")
 	}

@@ -22,7 +22,8 @@ func parseTableName(text string) (schema, name string, err error) {
 		return "public", first, nil
 	}
 	if rest[0] != '.' {
-		return "", "", fmt.Errorf("%q is no table's name: unexpected %q", text, rest)
+		return "", "", fmt.Errorf("%q is no table's name: unexpected %q; put names with other characters than letters, "+
+			"digits and underscores into double quotes", text, rest)
 	}
 	second, rest, err := parseIdentifier(rest[1:])
 	if err != nil {

@@ -68,6 +68,13 @@ func (d *decoder) fail(path, format string, args ...any) {
 	})
 }
 
+// failOnce notes a mistake unless one was noted since there were said of them.
+func (d *decoder) failOnce(said int, path, problem string) {
+	if len(d.mistakes) == said {
+		d.fail(path, "%s", problem)
+	}
+}
+
 // err returns the mistakes in the order of their places, or nil.
 func (d *decoder) err() error {
 	if len(d.mistakes) == 0 {
@@ -88,13 +95,26 @@ func (d *decoder) document(data []byte) *yaml.Node {
 		d.fail("", "the mapping is empty: it needs at least one table under tables")
 		return nil
 	case err != nil:
-		d.fail("", "%s", strings.TrimPrefix(err.Error(), "yaml: "))
+		d.syntax(err)
 		return nil
 	}
 	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
 		d.fail("", "the file has a second document: put all tables into the first")
 	}
 	return doc.Content[0]
+}
+
+// syntax notes an error of the YAML parser, which begins with its line.
+func (d *decoder) syntax(err error) {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	line := 0
+	if number, rest, ok := strings.Cut(strings.TrimPrefix(text, "line "), ": "); ok {
+		if n, err := strconv.Atoi(number); err == nil {
+			line, text = n, rest
+		}
+	}
+	d.places[""] = place{line: line}
+	d.fail("", "%s", text)
 }
 
 // at remembers the place of a node and returns it with aliases resolved.
@@ -109,39 +129,59 @@ func (d *decoder) at(n *yaml.Node, path string) *yaml.Node {
 // decode reads what stands at path out of a node.
 type decode func(n *yaml.Node, path string)
 
-// object reads a YAML mapping of which every key must be known.
-func (d *decoder) object(n *yaml.Node, path string, known map[string]decode) {
-	names := slices.Sorted(maps.Keys(known))
-	d.pairs(n, path, func(key string, value *yaml.Node, path string) {
-		read, ok := known[key]
-		if !ok {
-			d.at(value, path)
-			d.fail(path, "unknown key%s", suggest(key, names, "the keys here are"))
-			return
-		}
-		read(value, path)
-	})
+// key is a key that an object may have.
+type key struct {
+	read    decode
+	missing string // what to say where it is missing; empty: it may be
 }
 
-// pairs calls fn for each pair of a YAML mapping, whose keys must be different.
-func (d *decoder) pairs(n *yaml.Node, path string, fn func(key string, value *yaml.Node, path string)) {
+// object reads a YAML mapping of which every key must be known.
+func (d *decoder) object(n *yaml.Node, path string, known map[string]key) {
+	names := slices.Sorted(maps.Keys(known))
+	found, ok := d.pairs(n, path, func(name string, value *yaml.Node, path string) {
+		if k, ok := known[name]; ok {
+			k.read(value, path)
+			return
+		}
+		d.fail(path, "unknown key%s", suggest(name, names, "the keys here are"))
+	})
+	if !ok {
+		return
+	}
+	for _, name := range names {
+		if k := known[name]; k.missing != "" && !found[name] {
+			d.fail(path, "%s is missing: %s", name, k.missing)
+		}
+	}
+}
+
+// pairs calls fn for each pair of a YAML mapping, with the place of the key
+// remembered. It returns the keys, which must be different, and whether there is
+// a mapping at all.
+func (d *decoder) pairs(n *yaml.Node, path string, fn func(name string, value *yaml.Node, path string)) (map[string]bool, bool) {
 	n = d.at(n, path)
 	if n.Kind != yaml.MappingNode {
 		d.fail(path, "must be a list of keys with values, one in each line")
-		return
+		return nil, false
 	}
-	seen := make(map[string]bool)
+	found := make(map[string]bool)
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		key := n.Content[i]
-		at := strings.TrimPrefix(path+"."+key.Value, ".")
-		if key.Kind != yaml.ScalarNode || seen[key.Value] {
-			d.places[at] = place{line: key.Line, column: key.Column}
-			d.fail(at, "the key stands twice, or is none")
+		name := n.Content[i]
+		at := strings.TrimPrefix(path+"."+name.Value, ".")
+		if name.Kind != yaml.ScalarNode {
+			d.places[path+".?"] = place{line: name.Line, column: name.Column}
+			d.fail(path+".?", "a key must be text")
 			continue
 		}
-		seen[key.Value] = true
-		fn(key.Value, n.Content[i+1], at)
+		d.places[at] = place{line: name.Line, column: name.Column}
+		if found[name.Value] {
+			d.fail(at, "the key stands twice")
+			continue
+		}
+		found[name.Value] = true
+		fn(name.Value, n.Content[i+1], at)
 	}
+	return found, true
 }
 
 // list reads a YAML sequence.
@@ -168,17 +208,25 @@ func (d *decoder) text(to *string) decode {
 	}
 }
 
-// texts reads a list of different strings into to.
-func (d *decoder) texts(to *[]string) decode {
+// name reads a string that is not empty into to.
+func (d *decoder) name(to *string) decode {
+	return func(n *yaml.Node, path string) {
+		said := len(d.mistakes)
+		d.text(to)(n, path)
+		if *to == "" {
+			d.failOnce(said, path, "must not be empty")
+		}
+	}
+}
+
+// names reads a list of different strings, none of them empty, into to.
+func (d *decoder) names(to *[]string) decode {
 	return func(n *yaml.Node, path string) {
 		d.list(n, path, func(n *yaml.Node, path string) {
 			var s string
-			d.text(&s)(n, path)
+			d.name(&s)(n, path)
 			switch {
 			case s == "":
-				if n.Tag == "!!str" {
-					d.fail(path, "must not be empty")
-				}
 			case slices.Contains(*to, s):
 				d.fail(path, "%q stands twice", s)
 			default:
@@ -204,14 +252,17 @@ func (d *decoder) integer(most int64, to func(int64)) decode {
 // mapping reads the whole file.
 func (d *decoder) mapping(n *yaml.Node, m *Mapping) {
 	int64Text := false
-	d.object(n, "", map[string]decode{
-		"type_prefix": d.text(&m.TypePrefix),
-		"int64":       d.int64(&int64Text),
-		"tables": func(n *yaml.Node, path string) {
+	d.object(n, "", map[string]key{
+		"type_prefix": {read: d.text(&m.TypePrefix)},
+		"int64":       {read: d.int64(&int64Text)},
+		"tables": {missing: "at least one table is needed", read: func(n *yaml.Node, path string) {
 			d.list(n, path, func(n *yaml.Node, path string) {
 				m.Tables = append(m.Tables, d.table(n, path))
 			})
-		},
+			if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+				d.fail(path, "at least one table is needed")
+			}
+		}},
 	})
 	for _, t := range m.Tables {
 		t.TypePrefix, t.Int64Text = m.TypePrefix, int64Text
@@ -221,13 +272,14 @@ func (d *decoder) mapping(n *yaml.Node, m *Mapping) {
 func (d *decoder) int64(to *bool) decode {
 	return func(n *yaml.Node, path string) {
 		var s string
+		said := len(d.mistakes)
 		d.text(&s)(n, path)
 		switch s {
-		case "number", "":
+		case "number":
 		case "string":
 			*to = true
 		default:
-			d.fail(path, "must be number or string")
+			d.failOnce(said, path, "must be number or string")
 		}
 	}
 }
@@ -236,25 +288,23 @@ func (d *decoder) int64(to *bool) decode {
 func (d *decoder) table(n *yaml.Node, path string) *Table {
 	t := &Table{Topics: Topics{Partitions: defaultPartitions, Replication: defaultReplication}}
 	var name string
-	d.object(n, path, map[string]decode{
-		"table":     d.text(&name),
-		"aggregate": d.text(&t.Aggregate),
-		"key":       d.texts(&t.Key),
-		"topics":    func(n *yaml.Node, path string) { d.topics(n, path, &t.Topics) },
-		"fields":    func(n *yaml.Node, path string) { d.fields(n, path, t) },
-		"omit":      d.texts(&t.Omit),
-		"events": func(n *yaml.Node, path string) {
+	d.object(n, path, map[string]key{
+		"table":     {read: d.name(&name), missing: "name the table as SQL does, such as public.products"},
+		"aggregate": {read: d.name(&t.Aggregate), missing: "name what a row is, such as Product"},
+		"key":       {read: d.names(&t.Key)},
+		"topics":    {read: func(n *yaml.Node, path string) { d.topics(n, path, &t.Topics) }},
+		"fields":    {read: func(n *yaml.Node, path string) { d.fields(n, path, t) }},
+		"omit":      {read: d.names(&t.Omit)},
+		"events": {read: func(n *yaml.Node, path string) {
 			d.list(n, path, func(n *yaml.Node, path string) { t.Rules = append(t.Rules, d.rule(n, path)) })
-		},
-		"reason": func(n *yaml.Node, path string) {
-			d.object(n, path, map[string]decode{"column": d.text(&t.Reason)})
-			if t.Reason == "" {
-				d.fail(path, "column is missing: name the column that holds the reason, or leave reason out")
-			}
-		},
+		}},
+		"reason": {read: func(n *yaml.Node, path string) {
+			d.object(n, path, map[string]key{"column": {
+				read: d.name(&t.Reason), missing: "name the column that holds the reason, or leave reason out",
+			}})
+		}},
 	})
 	if name == "" {
-		d.fail(path, "table is missing: name the table as SQL does, such as public.products")
 		return t
 	}
 	var err error
@@ -265,12 +315,12 @@ func (d *decoder) table(n *yaml.Node, path string) *Table {
 }
 
 func (d *decoder) topics(n *yaml.Node, path string, to *Topics) {
-	d.object(n, path, map[string]decode{
-		"events":      d.text(&to.Events),
-		"latest":      d.text(&to.Latest),
-		"partitions":  d.integer(100_000, func(v int64) { to.Partitions = int32(v) }),
-		"replication": d.integer(1000, func(v int64) { to.Replication = int16(v) }),
-		"retention":   d.retention(&to.Retention),
+	d.object(n, path, map[string]key{
+		"events":      {read: d.name(&to.Events)},
+		"latest":      {read: d.name(&to.Latest)},
+		"partitions":  {read: d.integer(100_000, func(v int64) { to.Partitions = int32(v) })},
+		"replication": {read: d.integer(1000, func(v int64) { to.Replication = int16(v) })},
+		"retention":   {read: d.retention(&to.Retention)},
 	})
 }
 
@@ -278,6 +328,7 @@ func (d *decoder) topics(n *yaml.Node, path string, to *Topics) {
 func (d *decoder) retention(to *time.Duration) decode {
 	return func(n *yaml.Node, path string) {
 		var s string
+		said := len(d.mistakes)
 		d.text(&s)(n, path)
 		if s == "forever" {
 			return
@@ -289,7 +340,7 @@ func (d *decoder) retention(to *time.Duration) decode {
 			value = time.Duration(count) * 24 * time.Hour
 		}
 		if err != nil || value < time.Second {
-			d.fail(path, "must be forever, or a time of at least a second such as 90d or 36h")
+			d.failOnce(said, path, "must be forever, or a time of at least a second such as 90d or 36h")
 			return
 		}
 		*to = value
@@ -300,11 +351,10 @@ func (d *decoder) fields(n *yaml.Node, path string, t *Table) {
 	t.Fields = make(map[string]string)
 	d.pairs(n, path, func(column string, n *yaml.Node, path string) {
 		var field string
+		said := len(d.mistakes)
 		d.text(&field)(n, path)
 		if field == "" {
-			if n.Tag == "!!str" {
-				d.fail(path, "must name a field; to leave the column out, put it under omit")
-			}
+			d.failOnce(said, path, "must name a field; to leave the column out, put it under omit")
 			return
 		}
 		t.Fields[column] = field
@@ -313,12 +363,15 @@ func (d *decoder) fields(n *yaml.Node, path string, t *Table) {
 
 func (d *decoder) rule(n *yaml.Node, path string) Rule {
 	var r Rule
-	d.object(n, path, map[string]decode{"type": d.text(&r.Type), "when": d.texts(&r.When)})
-	if r.Type == "" {
-		d.fail(path, "type is missing: name the event, such as PriceChanged")
-	}
-	if len(r.When) == 0 {
-		d.fail(path, "when is missing: name the fields whose change makes the event")
-	}
+	d.object(n, path, map[string]key{
+		"type": {read: d.name(&r.Type), missing: "name the event, such as PriceChanged"},
+		"when": {missing: "name the fields whose change makes the event", read: func(n *yaml.Node, path string) {
+			said := len(d.mistakes)
+			d.names(&r.When)(n, path)
+			if len(r.When) == 0 {
+				d.failOnce(said, path, "must name at least one field")
+			}
+		}},
+	})
 	return r
 }
