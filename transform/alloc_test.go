@@ -102,6 +102,36 @@ func TestNoAllocations(t *testing.T) {
 	}
 }
 
+func TestNoAllocationsInTruncate(t *testing.T) {
+	rel, row := wide()
+	tr := transform.New(mustMapping(t, productsMapping), identity)
+	table, key := tr.Table(rel), []byte("123456")
+	st := &memoryOne{}
+	var out transform.Output
+	insert := insertion(rel, at(1, 1), row("19.90", "42", "1")...)
+	n := 0
+	truncate := func() {
+		if n%1000 == 0 {
+			out.Reset()
+		}
+		insert.Pos = at(capture.LSN(n+1), 1)
+		if err := tr.Apply(&out, insert, st); err != nil {
+			t.Fatal(err)
+		}
+		at := capture.Change{Op: capture.OpTruncate, Pos: at(capture.LSN(n+2), 1), Relation: rel}
+		if err := tr.Remove(&out, table, key, at, transform.Truncated, st); err != nil {
+			t.Fatal(err)
+		}
+		n += 2
+	}
+	for range 3000 {
+		truncate()
+	}
+	if got := testing.AllocsPerRun(3000, truncate); got != 0 {
+		t.Errorf("got %v allocations, want 0", got)
+	}
+}
+
 func BenchmarkUpdate(b *testing.B) {
 	rel, row := wide()
 	tr := transform.New(mustMapping(b, productsMapping), identity)

@@ -45,10 +45,11 @@ func (e *encoder) appendArray(dst []byte, c codec, text []byte) ([]byte, error) 
 			wantElement = true
 			i++
 		case wantElement && depth > 0:
-			n, err := 0, error(nil)
-			if dst, n, err = e.appendElement(dst, c, text[i:]); err != nil {
+			longer, n, err := e.appendElement(dst, c, text[i:])
+			if err != nil {
 				return dst, err
 			}
+			dst = longer
 			i += n
 			wantElement = false
 		default:

@@ -229,10 +229,8 @@ func (t *Transformer) late(s *subject) error {
 func (t *Transformer) Remove(
 	out *Output, table *Table, key []byte, at capture.Change, cause Cause, st States,
 ) error {
-	p := plan{table: table, names: t.names[table], reason: -1}
-	s := subject{
-		plan: &p, change: &at, out: out, states: st, key: key, op: at.Op, cause: cause,
-	}
+	t.bare, t.removal = plan{table: table, names: t.names[table], reason: -1}, at
+	s := subject{plan: &t.bare, change: &t.removal, out: out, states: st, key: key, op: at.Op, cause: cause}
 	more, err := s.load(1)
 	if err == nil && more && s.entry.Exists() {
 		err = t.end(&s)

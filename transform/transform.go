@@ -23,6 +23,8 @@ type Transformer struct {
 	lastRelation *capture.Relation
 	lastPlan     *plan
 
+	bare     plan           // of Remove, which sees no row
+	removal  capture.Change // of Remove
 	encoder  encoder
 	key      []byte
 	oldKey   []byte
