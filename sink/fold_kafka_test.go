@@ -118,7 +118,10 @@ func TestKafkaCompacted(t *testing.T) {
 	t.Parallel()
 	_, c := realCluster(t)
 	p := c.producer()
-	clock := time.Now().Add(-50 * time.Minute)
+	// A segment is compacted once it isn't the active one, and rolls when a batch
+	// is written whose time is behind that of the segment's first one: so each put
+	// rolls a segment, if times never go back. A marker's time is the broker's.
+	clock := time.Now().Add(-20 * time.Minute)
 	n := 0
 	put := func(keys ...string) []transform.Stored {
 		var s []transform.Stored
@@ -137,6 +140,7 @@ func TestKafkaCompacted(t *testing.T) {
 	first := put("a", "b", "c", "dead") // of which only a and the tombstone remain
 	gone := put("b", "c")               // nothing remains
 	c.marker("product.latest", 0)
+	clock = time.Now()
 	second := put("b", "d", "c") // of which only b and d remain
 	third := put("c", "e")
 	put("x")
