@@ -2,11 +2,8 @@ package sink_test
 
 import (
 	"errors"
-	"log/slog"
 	"strings"
 	"testing"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"backstory/internal/testenv"
 	"backstory/sink"
@@ -151,7 +148,7 @@ func TestOpenWrongTopics(t *testing.T) {
 			createTopic(t, cluster.Brokers(), name+".latest", tt.parts,
 				map[string]string{"cleanup.policy": "compact", "delete.retention.ms": "3155760000000"}, tt.latest)
 			m := shop(name, 2)
-			p, err := sink.Open(within(t), config(cluster.Brokers()), m, identity, name, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+			p, err := sink.Open(within(t), config(cluster.Brokers()), m, identity, name, quiet(), registry())
 			if err == nil {
 				t.Cleanup(func() { _ = p.Close() })
 			}
@@ -169,7 +166,7 @@ func TestOpenMissingTopics(t *testing.T) {
 	name := cluster.Name("missing")
 	cfg := config(cluster.Brokers())
 	cfg.CreateTopics = false
-	_, err := sink.Open(within(t), cfg, shop(name, 2), identity, name, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	_, err := sink.Open(within(t), cfg, shop(name, 2), identity, name, quiet(), registry())
 	var refusal *sink.Refusal
 	if !errors.As(err, &refusal) {
 		t.Fatalf("got %v, want a Refusal", err)

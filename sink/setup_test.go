@@ -41,6 +41,10 @@ func config(brokers []string) sink.Config {
 	return cfg
 }
 
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func registry() *prometheus.Registry { return prometheus.NewRegistry() }
+
 func within(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
@@ -51,7 +55,7 @@ func within(t *testing.T) context.Context {
 // open opens a producer of the mapping; slot names the bridge.
 func open(t *testing.T, cfg sink.Config, m *transform.Mapping, slot string) *sink.Producer {
 	t.Helper()
-	p, err := sink.Open(within(t), cfg, m, identity, slot, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	p, err := sink.Open(within(t), cfg, m, identity, slot, quiet(), registry())
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
@@ -102,15 +106,22 @@ func tryPublish(ctx context.Context, p *sink.Producer, events []transform.Event)
 type maker struct {
 	table    *transform.Table
 	lsn      capture.LSN
+	clock    int64 // commit time of the events, in microseconds
 	versions map[string]uint64
 }
 
 func newMaker(m *transform.Mapping) *maker {
-	return &maker{table: m.Tables[0], lsn: 0x15A2F30, versions: make(map[string]uint64)}
+	return &maker{table: m.Tables[0], lsn: 0x15A2F30, clock: noon, versions: make(map[string]uint64)}
 }
 
 // noon is a commit time, in microseconds.
 const noon = 1_788_264_000_123_456
+
+// recent makes the events young enough to be sent again whatever the outcome.
+func (mk *maker) recent() *maker {
+	mk.clock = time.Now().UnixMicro()
+	return mk
+}
 
 // change makes the events of one change of a key, one for each type.
 func (mk *maker) change(key string, types ...string) []transform.Event {
@@ -123,7 +134,7 @@ func (mk *maker) change(key string, types ...string) []transform.Event {
 		e := transform.Event{
 			ID:   idOf(key, v),
 			Type: typ + ".v1", Table: mk.table, Key: []byte(key), Version: v, Place: place,
-			XID: uint32(700 + mk.lsn%100), Time: noon + int64(mk.lsn), Op: capture.OpUpdate,
+			XID: uint32(700 + mk.lsn%100), Time: mk.clock + int64(mk.lsn), Op: capture.OpUpdate,
 			Data:  fmt.Appendf(nil, `{"old":{"price":"%d.00"},"new":{"price":"%d.00"},"reason":null}`, v-1, v),
 			State: fmt.Appendf(nil, `{"id":%q,"price":"%d.00"}`, key, v),
 		}
@@ -258,6 +269,25 @@ func createTopic(t *testing.T, brokers []string, name string, partitions int32, 
 	admin(t, brokers, func(ctx context.Context, cl *kgo.Client) {
 		if _, err := kadm.NewClient(cl).CreateTopic(ctx, partitions, 1, all, name); err != nil {
 			t.Fatalf("create %s: %v", name, err)
+		}
+	})
+}
+
+// deleteTopic deletes a topic and returns when the broker has forgotten it.
+func deleteTopic(t *testing.T, brokers []string, name string) {
+	t.Helper()
+	admin(t, brokers, func(ctx context.Context, cl *kgo.Client) {
+		if _, err := kadm.NewClient(cl).DeleteTopic(ctx, name); err != nil {
+			t.Fatalf("delete %s: %v", name, err)
+		}
+		for {
+			found, err := kadm.NewClient(cl).ListTopics(ctx, name)
+			if err != nil {
+				t.Fatalf("list topics: %v", err)
+			}
+			if !found.Has(name) {
+				return
+			}
 		}
 	})
 }
