@@ -96,11 +96,13 @@ func (en *encoder) addLarge(l *large, refs [][]byte) {
 }
 
 // park writes the record in full to the dead-letter topic, in a batch of its
-// own, and returns the reference to it.
+// own, and returns the reference to it. All dead letters go to partition 0: those of
+// one publication come from several partitions in turn, and a phase wants the
+// batches of a partition next to each other.
 func (en *encoder) park(pub *Publication, l *large, i int) ([]byte, error) {
 	e := &l.events[i]
-	part := &en.dead.parts[partitionOf(murmur2(e.Key), len(en.dead.parts))]
-	out := pub.parkedOf(l.topic.kind)
+	part := &en.dead.parts[0]
+	out := &pub.letters
 	out.begin(part)
 	en.writer.begin(part)
 	x := l.extra(e)

@@ -261,14 +261,13 @@ func (p *Producer) take() *Publication {
 func (p *Producer) release(pub *Publication) {
 	pub.producer = nil
 	p.metrics.inFlight.Sub(float64(pub.bytes))
-	unfinished := pub.parkedEvents.open() || pub.events.open() || pub.parkedLatest.open() || pub.latest.open()
+	unfinished := pub.letters.open() || pub.events.open() || pub.latest.open()
 	if pub.dirty || unfinished || cap(pub.arena) > keepArena {
 		return
 	}
 	pub.arena, pub.bytes, pub.parked, pub.marks = pub.arena[:0], 0, 0, pub.marks[:0]
-	pub.parkedEvents.reset()
+	pub.letters.reset()
 	pub.events.reset()
-	pub.parkedLatest.reset()
 	pub.latest.reset()
 	p.mu.Lock()
 	defer p.mu.Unlock()

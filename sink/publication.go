@@ -17,10 +17,12 @@ type Publication struct {
 	bytes    int64  // before compression
 	parked   int    // dead letters
 
-	parkedEvents, events phase
-	parkedLatest, latest phase
-	marks                []transform.Mark
-	dirty                bool // a request may still read the arena
+	// letters are the dead letters of events and of states, in the order in which
+	// they were encoded, which is that of the offsets that stand-ins name. So they
+	// go as one, before anything points to them.
+	letters, events, latest phase
+	marks                   []transform.Mark
+	dirty                   bool // a request may still read the arena
 }
 
 // phase is what is sent at one time: for each partition its batches, in order.
@@ -63,13 +65,6 @@ func (p *Publication) phaseOf(kind transform.Topic) *phase {
 	return &p.events
 }
 
-func (p *Publication) parkedOf(kind transform.Topic) *phase {
-	if kind == transform.Latest {
-		return &p.parkedLatest
-	}
-	return &p.parkedEvents
-}
-
 // mark notes the end that a partition will have.
 func (p *Publication) mark(part *partition) {
 	p.marks = append(p.marks, transform.Mark{
@@ -79,20 +74,21 @@ func (p *Publication) mark(part *partition) {
 }
 
 // Events returns when every event is acknowledged by all in-sync replicas, the
-// dead letters of events before. It waits for brokers that do not answer until
+// dead letters before. It waits for brokers that do not answer until
 // ctx is done; it returns a *SessionError or *Refusal where waiting is of no use.
 func (p *Publication) Events(ctx context.Context) error {
-	return p.publish(ctx, "publish events", &p.parkedEvents, &p.events)
+	return p.publish(ctx, "publish events", &p.letters, &p.events)
 }
 
-// Latest does the same for the newest states.
+// Latest does the same for the newest states. Where Events was not called, as for
+// states alone, the dead letters go here.
 func (p *Publication) Latest(ctx context.Context) error {
-	return p.publish(ctx, "publish latest", &p.parkedLatest, &p.latest)
+	return p.publish(ctx, "publish latest", &p.letters, &p.latest)
 }
 
 func (p *Publication) publish(ctx context.Context, step string, phases ...*phase) error {
 	for _, ph := range phases {
-		if len(ph.batches) == 0 {
+		if !ph.open() {
 			continue
 		}
 		if err := p.producer.publish(ctx, p, ph); err != nil {

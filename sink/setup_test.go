@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"backstory/capture"
+	"backstory/internal/testenv"
 	"backstory/sink"
 	"backstory/transform"
 )
@@ -289,5 +290,28 @@ func deleteTopic(t *testing.T, brokers []string, name string) {
 				return
 			}
 		}
+	})
+}
+
+// alterTopic sets a topic's setting and returns when it is in effect.
+func alterTopic(t *testing.T, brokers []string, topic, name, value string) {
+	t.Helper()
+	admin(t, brokers, func(ctx context.Context, cl *kgo.Client) {
+		adm := kadm.NewClient(cl)
+		if _, err := adm.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Name: name, Value: &value}}, topic); err != nil {
+			t.Fatalf("alter %s: %v", topic, err)
+		}
+		testenv.Eventually(t, testLimit, func() error {
+			found, err := adm.DescribeTopicConfigs(ctx, topic)
+			if err != nil {
+				return err
+			}
+			for _, c := range found[0].Configs {
+				if c.Key == name && c.MaybeValue() == value {
+					return nil
+				}
+			}
+			return fmt.Errorf("%s is not %s yet", name, value)
+		})
 	})
 }
