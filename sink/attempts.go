@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -47,7 +48,13 @@ func lasts(err error) bool {
 	var refusal *Refusal
 	var known lasting
 	_, fatal := fatalCode(err)
-	return fatal || errors.As(err, &refusal) || errors.As(err, &known)
+	return fatal || errors.As(err, &refusal) || errors.As(err, &known) || isForeignServer(err)
+}
+
+// isForeignServer reports whether the server's certificate was not accepted.
+func isForeignServer(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	return errors.As(err, &certificate)
 }
 
 // attempts is the waiting between attempts of one step. It says in the log, once,
@@ -134,6 +141,10 @@ func isUnknownTopic(err error) bool {
 
 // final is what the caller gets of an error that lasts.
 func (a *attempts) final(err error) error {
+	if isForeignServer(err) {
+		return &Refusal{Thing: a.step, Problem: "the server's certificate is not accepted", Err: err,
+			Cure: "check tls.ca_file and tls.server_name, and that kafka.brokers names the right servers"}
+	}
 	code, fatal := fatalCode(err)
 	var refusal *Refusal
 	if !fatal || errors.As(err, &refusal) {
