@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -314,4 +315,13 @@ func alterTopic(t *testing.T, brokers []string, topic, name, value string) {
 			return fmt.Errorf("%s is not %s yet", name, value)
 		})
 	})
+}
+
+// partitionOfKey is where Java's partitioner puts a key.
+func partitionOfKey(key string, partitions int) int {
+	all := make([]int, partitions)
+	for i := range all {
+		all[i] = i
+	}
+	return kafka.Murmur2Balancer{}.Balance(kafka.Message{Key: []byte(key)}, all...)
 }
