@@ -2,6 +2,7 @@ package sink_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -119,43 +120,145 @@ func TestAnotherWriter(t *testing.T) {
 	}
 }
 
-// TestOpenWrongTopics refuses topics that would lose what they are for.
+// TestOpenWrongTopics refuses topics that would lose what they are for, with the
+// command that mends them, after which they are right.
 func TestOpenWrongTopics(t *testing.T) {
 	t.Parallel()
 	cluster := testenv.Kafka(t)
 	tests := []struct {
 		name   string
-		events map[string]string
-		latest map[string]string
-		parts  int32 // of latest
-		ok     bool
+		topic  string // "events", "latest" or "dead"
+		wrong  [2]string
+		mended string
 	}{
-		{name: "right", parts: 2, ok: true},
-		{name: "compacted events", events: map[string]string{"cleanup.policy": "compact"}, parts: 2},
-		{name: "events that expire", events: map[string]string{"retention.ms": "86400000"}, parts: 2},
-		{name: "events by size", events: map[string]string{"retention.bytes": "1000000"}, parts: 2},
-		{name: "log append time", events: map[string]string{"message.timestamp.type": "LogAppendTime"}, parts: 2},
-		{name: "latest that deletes", latest: map[string]string{"cleanup.policy": "compact,delete"}, parts: 2},
-		{name: "tombstones that expire", latest: map[string]string{"delete.retention.ms": "86400000"}, parts: 2},
-		{name: "too many in-sync replicas", latest: map[string]string{"min.insync.replicas": "2"}, parts: 2},
-		{name: "different partitions", parts: 3},
+		{"compacted events", "events", [2]string{"cleanup.policy", "compact"}, "delete"},
+		{"events that expire", "events", [2]string{"retention.ms", "86400000"}, "-1"},
+		{"events by size", "events", [2]string{"retention.bytes", "1000000"}, "-1"},
+		{"log append time", "events", [2]string{"message.timestamp.type", "LogAppendTime"}, "CreateTime"},
+		{"log append time of latest", "latest", [2]string{"message.timestamp.type", "LogAppendTime"}, "CreateTime"},
+		{"latest that deletes", "latest", [2]string{"cleanup.policy", "compact,delete"}, "compact"},
+		{"latest that keeps all", "latest", [2]string{"cleanup.policy", "delete"}, "compact"},
+		{"tombstones that expire", "latest", [2]string{"delete.retention.ms", "86400000"}, "3155760000000"},
+		{"too many in-sync replicas", "latest", [2]string{"min.insync.replicas", "2"}, "1"},
+		{"no room for an event", "events", [2]string{"max.message.bytes", "100"}, "10485760"},
+		{"dead letters that expire", "dead", [2]string{"retention.ms", "86400000"}, "-1"},
+		{"compacted dead letters", "dead", [2]string{"cleanup.policy", "compact"}, "delete"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			name := cluster.Name("wrong")
-			createTopic(t, cluster.Brokers(), name+".events", 2, map[string]string{"retention.ms": "-1"}, tt.events)
-			createTopic(t, cluster.Brokers(), name+".latest", tt.parts,
-				map[string]string{"cleanup.policy": "compact", "delete.retention.ms": "3155760000000"}, tt.latest)
-			m := shop(name, 2)
-			p, err := sink.Open(within(t), config(cluster.Brokers()), m, identity, name, quiet(), registry())
+			settings := map[string]map[string]string{
+				"events": {"retention.ms": "-1"}, "dead": {"retention.ms": "-1"},
+				"latest": {"cleanup.policy": "compact", "delete.retention.ms": "3155760000000"},
+			}
+			settings[tt.topic][tt.wrong[0]] = tt.wrong[1]
+			for topic, s := range settings {
+				createTopic(t, cluster.Brokers(), name+"."+topic, 2, s)
+			}
+			cfg := config(cluster.Brokers())
+			cfg.DeadLetterTopic = name + ".dead"
+			_, err := sink.Open(within(t), cfg, shop(name, 2), identity, name, quiet(), registry())
+			want := fmt.Sprintf("kafka-configs --alter --topic %s.%s --add-config %s=%s", name, tt.topic, tt.wrong[0], tt.mended)
+			if !isRefused(err) || !strings.Contains(err.Error(), want) || strings.Count(err.Error(), "kafka-configs") != 1 {
+				t.Fatalf("got %v, want a Refusal with the command %s alone", err, want)
+			}
+			alterTopic(t, cluster.Brokers(), name+"."+tt.topic, tt.wrong[0], tt.mended)
+			open(t, cfg, shop(name, 2), name)
+		})
+	}
+}
+
+// TestOpenWrongPartitions refuses topics whose partitions do not fit.
+func TestOpenWrongPartitions(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.Kafka(t)
+	compacted := map[string]string{"cleanup.policy": "compact", "delete.retention.ms": "3155760000000"}
+	for _, tt := range []struct {
+		name           string
+		mapping        int32 // 0: says nothing
+		events, latest int32
+		want           string
+	}{
+		{"more in latest", 0, 2, 3, "has 3 partitions, and topic "},
+		{"fewer in latest", 0, 3, 1, "has 1 partitions, and topic "},
+		{"not as the mapping says", 4, 2, 2, "has 2 partitions, and the mapping of public.products says 4"},
+		{"equal", 0, 5, 5, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			name := cluster.Name("parts")
+			createTopic(t, cluster.Brokers(), name+".events", tt.events, map[string]string{"retention.ms": "-1"})
+			createTopic(t, cluster.Brokers(), name+".latest", tt.latest, compacted)
+			p, err := sink.Open(within(t), config(cluster.Brokers()), shop(name, tt.mapping), identity, name, quiet(), registry())
 			if err == nil {
 				t.Cleanup(func() { _ = p.Close() })
 			}
-			if tt.ok && err != nil || !tt.ok && !isRefused(err) {
-				t.Errorf("got %v, want ok %v", err, tt.ok)
+			if tt.want == "" && err != nil || tt.want != "" && (!isRefused(err) || !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("got %v, want %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// TestOpenTellsAll names every wrong topic at once.
+func TestOpenTellsAll(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.Kafka(t)
+	name := cluster.Name("all")
+	createTopic(t, cluster.Brokers(), name+".events", 2, map[string]string{"cleanup.policy": "compact", "retention.ms": "1000"})
+	createTopic(t, cluster.Brokers(), name+".latest", 3, map[string]string{"cleanup.policy": "delete"})
+	_, err := sink.Open(within(t), config(cluster.Brokers()), shop(name, 2), identity, name, quiet(), registry())
+	if !isRefused(err) {
+		t.Fatalf("got %v, want a Refusal", err)
+	}
+	for _, part := range []string{"events --add-config cleanup.policy=delete", "events --add-config retention.ms=-1",
+		"latest --add-config cleanup.policy=compact", "latest --add-config delete.retention.ms=", "3 partitions"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%q does not say %q", err, part)
+		}
+	}
+}
+
+// TestCreatedTopics have the settings that everything else relies on.
+func TestCreatedTopics(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.Kafka(t)
+	name := cluster.Name("made")
+	m := shop(name, 3)
+	cfg := config(cluster.Brokers())
+	cfg.DeadLetterTopic = name + ".dead"
+	open(t, cfg, m, name)
+	open(t, cfg, m, name) // what it made is right for it
+	common := map[string]string{
+		"message.timestamp.type": "CreateTime", "message.timestamp.after.max.ms": "9223372036854775807",
+		"unclean.leader.election.enable": "false", "min.insync.replicas": "1",
+	}
+	for topic, want := range map[string]map[string]string{
+		"events": {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1", "max.message.bytes": "10485760"},
+		"latest": {"cleanup.policy": "compact", "delete.retention.ms": "3155760000000", "segment.bytes": "134217728", "max.message.bytes": "10485760"},
+		"dead":   {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1", "max.message.bytes": "100000000"},
+	} {
+		got := settingsOf(t, cluster.Brokers(), name+"."+topic)
+		for _, s := range []map[string]string{common, want} {
+			for k, v := range s {
+				if got[k] != v {
+					t.Errorf("topic %s: %s is %s, want %s", topic, k, got[k], v)
+				}
+			}
+		}
+	}
+	collides := shop(name, 3)
+	collides.Tables[0].Topics.Events = strings.ReplaceAll(name+".events", ".", "_")
+	_, err := sink.Open(within(t), config(cluster.Brokers()), collides, identity, name, quiet(), registry())
+	if !isRefused(err) || !strings.Contains(err.Error(), "choose another name") {
+		t.Errorf("a name that collides: got %v, want a Refusal", err)
+	}
+	many := shop(cluster.Name("many"), 1)
+	many.Tables[0].Topics.Replication = 7
+	_, err = sink.Open(within(t), config(cluster.Brokers()), many, identity, name, quiet(), registry())
+	if !isRefused(err) || !strings.Contains(err.Error(), "topics.replication") {
+		t.Errorf("more replicas than brokers: got %v, want a Refusal", err)
 	}
 }
 

@@ -298,23 +298,32 @@ func deleteTopic(t *testing.T, brokers []string, name string) {
 func alterTopic(t *testing.T, brokers []string, topic, name, value string) {
 	t.Helper()
 	admin(t, brokers, func(ctx context.Context, cl *kgo.Client) {
-		adm := kadm.NewClient(cl)
-		if _, err := adm.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Name: name, Value: &value}}, topic); err != nil {
+		if _, err := kadm.NewClient(cl).AlterTopicConfigs(ctx, []kadm.AlterConfig{{Name: name, Value: &value}}, topic); err != nil {
 			t.Fatalf("alter %s: %v", topic, err)
 		}
-		testenv.Eventually(t, testLimit, func() error {
-			found, err := adm.DescribeTopicConfigs(ctx, topic)
-			if err != nil {
-				return err
-			}
-			for _, c := range found[0].Configs {
-				if c.Key == name && c.MaybeValue() == value {
-					return nil
-				}
-			}
-			return fmt.Errorf("%s is not %s yet", name, value)
-		})
 	})
+	testenv.Eventually(t, testLimit, func() error {
+		if got := settingsOf(t, brokers, topic)[name]; got != value {
+			return fmt.Errorf("%s is %s", name, got)
+		}
+		return nil
+	})
+}
+
+// settingsOf are the settings of a topic, defaults included.
+func settingsOf(t *testing.T, brokers []string, topic string) map[string]string {
+	t.Helper()
+	out := make(map[string]string)
+	admin(t, brokers, func(ctx context.Context, cl *kgo.Client) {
+		found, err := kadm.NewClient(cl).DescribeTopicConfigs(ctx, topic)
+		if err != nil || len(found) != 1 || found[0].Err != nil {
+			t.Fatalf("describe %s: %v, %v", topic, err, found)
+		}
+		for _, c := range found[0].Configs {
+			out[c.Key] = c.MaybeValue()
+		}
+	})
+	return out
 }
 
 // partitionOfKey is where Java's partitioner puts a key.
