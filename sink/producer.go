@@ -249,10 +249,11 @@ const (
 func (p *Producer) take() *Publication {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pub := &Publication{}
+	var pub *Publication
 	if n := len(p.free); n > 0 {
-		pub = p.free[n-1]
-		p.free = p.free[:n-1]
+		pub, p.free = p.free[n-1], p.free[:n-1]
+	} else {
+		pub = &Publication{}
 	}
 	pub.producer, pub.session = p, p.session.number
 	return pub
