@@ -19,9 +19,6 @@ type Config struct {
 	ClientID string `yaml:"client_id" mapstructure:"client_id"`
 	// Compression of batches: none, gzip, snappy, lz4 or zstd. Default lz4.
 	Compression string `yaml:"compression" mapstructure:"compression"`
-	// MaxInFlight bounds, in bytes before compression, what is encoded and not yet
-	// acknowledged; see Producer.Budget. 1 MiB or more. Default 64 MiB.
-	MaxInFlight int64 `yaml:"max_in_flight_bytes" mapstructure:"max_in_flight_bytes"`
 	// MaxRequest bounds, in bytes, the batches of one request to one broker; a
 	// single larger batch still goes. 64 KiB to 100 MB. Default 16 MiB.
 	MaxRequest int `yaml:"max_request_bytes" mapstructure:"max_request_bytes"`
@@ -74,11 +71,10 @@ type SASLConfig struct {
 }
 
 const (
-	minInFlight = 1 << 20
-	minRequest  = 64 << 10
-	maxRequest  = 100_000_000 // brokers take 100 MiB (socket.request.max.bytes), frame included
-	minTimeout  = time.Second
-	maxTimeout  = 10 * time.Minute
+	minRequest = 64 << 10
+	maxRequest = 100_000_000 // brokers take 100 MiB (socket.request.max.bytes), frame included
+	minTimeout = time.Second
+	maxTimeout = 10 * time.Minute
 )
 
 // topicName is what brokers accept as the name of a topic.
@@ -89,7 +85,6 @@ func DefaultConfig() Config {
 	return Config{
 		ClientID:       "backstory",
 		Compression:    "lz4",
-		MaxInFlight:    64 << 20,
 		MaxRequest:     16 << 20,
 		RequestTimeout: 30 * time.Second,
 		CreateTopics:   true,
@@ -109,7 +104,6 @@ func (c Config) Validate() error {
 	if _, ok := codecs[c.Compression]; !ok {
 		p.add("compression: none, gzip, snappy, lz4 or zstd, not %q", c.Compression)
 	}
-	p.check(c.MaxInFlight >= minInFlight, "max_in_flight_bytes: at least %d, not %d", minInFlight, c.MaxInFlight)
 	p.check(c.MaxRequest >= minRequest && c.MaxRequest <= maxRequest,
 		"max_request_bytes: %d to %d, not %d", minRequest, maxRequest, c.MaxRequest)
 	p.check(c.RequestTimeout >= minTimeout && c.RequestTimeout <= maxTimeout,

@@ -199,17 +199,13 @@ func (p *Producer) partitions() int {
 	return n
 }
 
-// Budget is how many bytes of events, data and states together, a publication
-// should have at most, so that two of them, one being encoded while the other is
-// on its way, keep to MaxInFlight. A single larger change is still published.
-// Encode does not block: who calls it also knows when to wait.
-func (p *Producer) Budget() int64 { return p.cfg.MaxInFlight / 2 }
-
 // Encode builds the record batches of events, which must be those of whole
 // changes, the events of a change and aggregate one after another. Calls are in
 // the order of publication; a publication may be encoded while the one before is
-// on its way. Nothing of the events is kept. It returns a *Refusal for a record
-// that is too large for its topic, a *SessionError if the session is over.
+// on its way. Nothing of the events is kept, and nothing is held back: the caller
+// bounds the bytes, by the size of a publication and by how many it releases before
+// the next. It returns a *Refusal for a record that is too large for its topic, a
+// *SessionError if the session is over.
 func (p *Producer) Encode(events []transform.Event) (*Publication, error) {
 	return p.encode(events, nil)
 }

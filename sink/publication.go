@@ -102,9 +102,6 @@ func (p *Publication) publish(ctx context.Context, step string, phases ...*phase
 // on: the bridge is their only writer. Valid until Release.
 func (p *Publication) Marks() []transform.Mark { return p.marks }
 
-// Size is the publication's bytes before compression.
-func (p *Publication) Size() int64 { return p.bytes }
-
 // Release gives the buffers back. Those of a publication that failed are left to
 // the garbage collector, because a connection may still be sending them.
 func (p *Publication) Release() {

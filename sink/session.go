@@ -23,8 +23,6 @@ const (
 	// sent again when it is not known whether it was written: what is older may be
 	// forgotten at once, and would be written twice.
 	maxDoubt = 12 * time.Hour
-	// RenewEvery is how often Renew should be called.
-	RenewEvery = 6 * time.Hour
 )
 
 // fenceTimeout is how long the coordinator lets the empty transaction live if the
@@ -70,8 +68,8 @@ func (p *Producer) Fence(ctx context.Context) error {
 
 // Renew fences with the session's own id and epoch, so that the brokers keep
 // remembering it. A session that somebody else has fenced gets a *SessionError
-// and fences nobody. Nothing may be encoded or in flight; to be called each
-// RenewEvery.
+// and fences nobody. Nothing may be encoded or in flight. To be called every few
+// hours: an id in use in no transaction is forgotten, and so is the session.
 func (p *Producer) Renew(ctx context.Context) error {
 	if err := p.session.usable("renew the session", p.over.Load()); err != nil {
 		return err
