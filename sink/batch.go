@@ -68,12 +68,6 @@ func (w *batchWriter) add(fixed []byte, e *transform.Event, x *recordExtra, valu
 	w.part.last = e.ID
 }
 
-// drop takes back the records of the open batch, to be added anew.
-func (w *batchWriter) drop() {
-	w.part.planned = w.base
-	w.begin(w.part)
-}
-
 // close compresses the open batch to the end of the arena. It returns a batch
 // without records if there is none.
 func (w *batchWriter) close(arena []byte) ([]byte, batch, error) {

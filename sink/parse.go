@@ -81,7 +81,7 @@ func (p *parser) parse(rec *record, partition int32, s *transform.Stored) (bool,
 	if err == nil {
 		return true, nil
 	}
-	if err == errBarrier {
+	if errors.Is(err, errBarrier) {
 		return false, nil
 	}
 	return false, &Refusal{

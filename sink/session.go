@@ -69,7 +69,7 @@ func (p *Producer) Fence(ctx context.Context) error {
 // Renew fences with the session's own id and epoch, so that the brokers keep
 // remembering it. A session that somebody else has fenced gets a *SessionError
 // and fences nobody. Nothing may be encoded or in flight. To be called every few
-// hours: an id in use in no transaction is forgotten, and so is the session.
+// hours: batches outside of transactions do not keep a transactional id alive.
 func (p *Producer) Renew(ctx context.Context) error {
 	if err := p.session.usable("renew the session", p.over.Load()); err != nil {
 		return err
