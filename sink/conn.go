@@ -19,9 +19,9 @@ import (
 	"github.com/segmentio/kafka-go/sasl/scram"
 )
 
-// Client is the way to the brokers: connections, and who leads which partition.
+// client is the way to the brokers: connections, and who leads which partition.
 // It may be used by several goroutines.
-type Client struct {
+type client struct {
 	cfg       Config
 	log       *slog.Logger
 	addr      net.Addr // the brokers to begin with
@@ -30,7 +30,7 @@ type Client struct {
 
 // newClient reads the files that cfg names and connects to nothing yet. Only the
 // given topics are known to leaders; none given means all of the cluster.
-func newClient(cfg Config, log *slog.Logger, topics ...string) (*Client, error) {
+func newClient(cfg Config, log *slog.Logger, topics ...string) (*client, error) {
 	encrypt, err := cfg.TLS.load()
 	if err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func newClient(cfg Config, log *slog.Logger, topics ...string) (*Client, error) 
 		return nil, err
 	}
 	dialer := &net.Dialer{Timeout: cfg.RequestTimeout}
-	return &Client{
+	return &client{
 		cfg: cfg, log: log, addr: kafka.TCP(cfg.Brokers...),
 		transport: &kafka.Transport{
 			Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -63,7 +63,7 @@ func newClient(cfg Config, log *slog.Logger, topics ...string) (*Client, error) 
 // The broker is the one that the request's type asks for; addr says where to
 // begin, nil: at the configured brokers. After an error the request may still be
 // under way, and its buffers in use.
-func (c *Client) roundTrip(ctx context.Context, addr net.Addr, req protocol.Message) (protocol.Message, error) {
+func (c *client) roundTrip(ctx context.Context, addr net.Addr, req protocol.Message) (protocol.Message, error) {
 	if addr == nil {
 		addr = c.addr
 	}
@@ -74,10 +74,10 @@ func (c *Client) roundTrip(ctx context.Context, addr net.Addr, req protocol.Mess
 
 // refresh forgets the metadata and the idle connections, so that the following
 // request asks anew who leads what.
-func (c *Client) refresh() { c.transport.CloseIdleConnections() }
+func (c *client) refresh() { c.transport.CloseIdleConnections() }
 
 // close gives the connections back.
-func (c *Client) close() { c.transport.CloseIdleConnections() }
+func (c *client) close() { c.transport.CloseIdleConnections() }
 
 // layout is a topic as the metadata describes it.
 type layout struct {
@@ -97,7 +97,7 @@ func (l *layout) reason() error {
 
 // leaders returns the given topics in the given order, from metadata that is a
 // few seconds old at most.
-func (c *Client) leaders(ctx context.Context, topics ...string) ([]layout, error) {
+func (c *client) leaders(ctx context.Context, topics ...string) ([]layout, error) {
 	res, err := c.roundTrip(ctx, nil, &metadata.Request{TopicNames: topics})
 	if err != nil {
 		return nil, fmt.Errorf("metadata: %w", err)

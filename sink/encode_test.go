@@ -284,7 +284,7 @@ func (*quietTB) Fatal(args ...any) { panic(fmt.Sprint(args...)) }
 func TestPublishOfAnotherSession(t *testing.T) {
 	t.Parallel()
 	p := offline(t, "none", 1)
-	p.reader = newReader(&Client{cfg: p.cfg}, p.log)
+	p.reader = newReader(&client{cfg: p.cfg}, p.log)
 	pub, err := p.Encode(changes(1, 1))
 	if err != nil {
 		t.Fatal(err)

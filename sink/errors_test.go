@@ -260,10 +260,52 @@ func TestTopicMadeAnew(t *testing.T) {
 	}
 }
 
+// TestTopicDeleted waits for a topic that is unknown for a while, and refuses one
+// that does not come back.
+func TestTopicDeleted(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.Kafka(t)
+	name := cluster.Name("deleted")
+	m := shop(name, 1)
+	p := fenced(t, config(cluster.Brokers()), m, name)
+	p.Patience(2 * time.Second)
+	mk := newMaker(m)
+	publish(t, p, mk.many(3))
+	deleteTopic(t, cluster.Brokers(), name+".events")
+	if _, err := tryPublish(within(t), p, mk.many(3)); !isRefused(err) || !strings.Contains(err.Error(), name+".events") {
+		t.Errorf("got %v, want a Refusal that names the topic", err)
+	}
+}
+
+// TestInspect finds what Open would, and makes nothing.
+func TestInspect(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.Kafka(t)
+	name := cluster.Name("inspect")
+	m := shop(name, 2)
+	cfg := config(cluster.Brokers())
+	for range 2 { // the first look makes nothing
+		missing, err := sink.Inspect(within(t), cfg, m, quiet())
+		if err != nil || len(missing) != 2 {
+			t.Errorf("got %v, %v, want both topics missing", missing, err)
+		}
+	}
+	createTopic(t, cluster.Brokers(), name+".events", 2, map[string]string{"cleanup.policy": "compact", "retention.ms": "-1"})
+	missing, err := sink.Inspect(within(t), cfg, m, quiet())
+	if !isRefused(err) || !strings.Contains(err.Error(), "cleanup.policy=delete") || len(missing) != 1 {
+		t.Errorf("got %v, %v, want latest missing and a Refusal of events", missing, err)
+	}
+	alterTopic(t, cluster.Brokers(), name+".events", "cleanup.policy", "delete")
+	open(t, cfg, m, name)
+	if missing, err := sink.Inspect(within(t), cfg, m, quiet()); err != nil || len(missing) != 0 {
+		t.Errorf("got %v, %v, want all well", missing, err)
+	}
+}
+
 // TestOpenUnreachable says what held it up.
 func TestOpenUnreachable(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	_, err := sink.Open(ctx, config([]string{"127.0.0.1:1"}), shop("none", 1), identity, "none", quiet(), registry())
 	if got := endingOf(err); got != waiting || !strings.Contains(err.Error(), "127.0.0.1:1") {

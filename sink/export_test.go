@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/segmentio/kafka-go/protocol/initproducerid"
 )
@@ -10,6 +11,9 @@ import (
 // Revive makes a session writable that an error has ended, as that of an instance
 // which does not know of it.
 func (p *Producer) Revive() { p.over.Store(false) }
+
+// Patience sets how long a topic may be unknown.
+func (p *Producer) Patience(d time.Duration) { p.reader.patience = d }
 
 // DeadLetters sends the dead letters alone.
 func (p *Publication) DeadLetters(ctx context.Context) error {

@@ -44,8 +44,16 @@ func Inspect(ctx context.Context, cfg Config, m *transform.Mapping, log *slog.Lo
 // presentTopics looks once for the topics and forgets those that are not there.
 func (p *Producer) presentTopics(ctx context.Context) (layouts []layout, missing []string, err error) {
 	err = p.insist(ctx, "find the topics", func(ctx context.Context) error {
-		layouts, err = p.client.leaders(ctx, p.names...)
-		return err
+		var err error
+		if layouts, err = p.client.leaders(ctx, p.names...); err != nil {
+			return err
+		}
+		for i, t := range p.topics {
+			if err := layouts[i].err; err != nil && !errors.Is(err, kafka.UnknownTopicOrPartition) {
+				return t.judge(err, "")
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, nil, err
@@ -55,15 +63,13 @@ func (p *Producer) presentTopics(ctx context.Context) (layouts []layout, missing
 	var there []layout
 	p.names = p.names[:0]
 	for i, t := range p.topics {
-		switch l := layouts[i]; {
-		case errors.Is(l.err, kafka.UnknownTopicOrPartition):
+		l := layouts[i]
+		if l.err != nil {
 			absent, missing = append(absent, t), append(missing, t.name)
-		case l.err != nil:
-			return nil, nil, t.judge(l.err, "")
-		default:
-			t.index, t.parts = len(topics), make([]partition, len(l.leaders))
-			topics, there, p.names = append(topics, t), append(there, l), append(p.names, t.name)
+			continue
 		}
+		t.index, t.parts = len(topics), make([]partition, len(l.leaders))
+		topics, there, p.names = append(topics, t), append(there, l), append(p.names, t.name)
 	}
 	if len(absent) > 0 && !p.cfg.CreateTopics {
 		return nil, missing, p.create(ctx, absent) // refuses

@@ -20,7 +20,7 @@ import (
 // goroutine at a time. Fence comes before all of it.
 type Producer struct {
 	cfg             Config
-	client          *Client
+	client          *client
 	reader          *reader
 	log             *slog.Logger
 	metrics         *metrics

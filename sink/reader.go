@@ -58,7 +58,7 @@ type page struct {
 // reader reads partitions from their leaders, whoever leads at the moment. It
 // outlives restarts of brokers: what can be tried again is, until ctx is done.
 type reader struct {
-	client *Client
+	client *client
 	log    *slog.Logger
 	// eachBytes overrides, where it is not 0, how much of one partition an
 	// answer may have.
@@ -67,7 +67,7 @@ type reader struct {
 	patience time.Duration
 }
 
-func newReader(c *Client, log *slog.Logger) *reader {
+func newReader(c *client, log *slog.Logger) *reader {
 	return &reader{client: c, log: log, patience: unknownPatience}
 }
 

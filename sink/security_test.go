@@ -82,8 +82,11 @@ func TestSecurity(t *testing.T) {
 		{"no TLS", unencrypted, waiting, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			tt.cfg.RequestTimeout = time.Second
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			limit := testLimit
+			if tt.want == waiting {
+				limit = 10 * time.Second
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			_, err := sink.Open(ctx, tt.cfg, shop(cluster.Name("outside"), 1), identity, "outside", quiet(), registry())
 			if got := endingOf(err); got != tt.want {
