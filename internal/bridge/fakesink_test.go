@@ -162,6 +162,24 @@ func (s *fakeSink) Newest(_ context.Context, _ *transform.Table, topic transform
 	return newest, nil
 }
 
+func (s *fakeSink) Orphans(ctx context.Context, t *transform.Table, latestFrom []int64) error {
+	newest, err := s.Newest(ctx, t, transform.Latest)
+	if err != nil {
+		return err
+	}
+	s.k.mu.Lock()
+	defer s.k.mu.Unlock()
+	for p, n := range newest {
+		if n == nil || n.Offset < latestFrom[p] {
+			continue
+		}
+		if !slices.ContainsFunc(s.k.log[transform.Events][p], func(r transform.Stored) bool { return r.Table != nil && r.ID == n.ID }) {
+			return fmt.Errorf("partition %d: event %s is missing", p, n.ID)
+		}
+	}
+	return nil
+}
+
 func (s *fakeSink) Encode(events []transform.Event) (bridge.Publication, error) {
 	below := make([]int64, partitions)
 	copy(below, s.ends[transform.Events][:])

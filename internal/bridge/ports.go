@@ -75,6 +75,11 @@ type Sink interface {
 	// during the call of fn. It returns the marks of the ends; LastAt is −1
 	// where the range held no record.
 	Fold(ctx context.Context, table *transform.Table, topic transform.Topic, from []int64, fn func(*transform.Stored) error) ([]transform.Mark, error)
+	// Orphans looks for states whose event is gone: for each partition of the
+	// latest topic whose newest record lies at or above latestFrom (one offset for
+	// each partition), the event with its id must be in the events topic, unless
+	// retention has taken it.
+	Orphans(ctx context.Context, table *transform.Table, latestFrom []int64) error
 	// Newest returns the newest record of each partition of a topic, nil where
 	// there is none.
 	Newest(ctx context.Context, table *transform.Table, topic transform.Topic) ([]*transform.Stored, error)

@@ -48,10 +48,13 @@ func (b *Bridge) recoverTable(ctx context.Context, t *transform.Table) error {
 	} else if err := b.rebuildFrom(ctx, t, events); err != nil {
 		return err
 	}
-	f := &fold{b: b, table: t, tr: transform.New(b.mapping, b.identity), orphans: map[int32]transform.Stored{}}
+	f := &fold{b: b, table: t, tr: transform.New(b.mapping, b.identity)}
 	marks, err := f.latest(ctx, ends(latest))
 	if err != nil {
 		return err
+	}
+	if err := b.sink.Orphans(ctx, t, ends(latest)); err != nil {
+		return fmt.Errorf("check the topics: %w", err)
 	}
 	moreMarks, err := f.events(ctx, ends(events))
 	if err != nil {
@@ -112,9 +115,6 @@ type fold struct {
 	// rebuilt: the state was lost; moved: a session that it does not know of has
 	// been at the topics.
 	rebuilt, moved bool
-	// orphans has each partition's newest latest record until its event is seen
-	// in the events topic.
-	orphans map[int32]transform.Stored
 	// newest are the aggregates that the events moved beyond latest, each with
 	// its newest event; order has them as they came.
 	newest map[string]*transform.Event
@@ -127,7 +127,6 @@ func (f *fold) latest(ctx context.Context, from []int64) ([]transform.Mark, erro
 	f.batch = f.b.store.Begin()
 	marks, err := f.b.sink.Fold(ctx, f.table, transform.Latest, from, func(s *transform.Stored) error {
 		f.folded++
-		f.seen(s)
 		if _, err := f.apply(s); err != nil {
 			return err
 		}
@@ -150,13 +149,6 @@ func (f *fold) latest(ctx context.Context, from []int64) ([]transform.Mark, erro
 	return marks, nil
 }
 
-// seen remembers the newest latest record of a partition.
-func (f *fold) seen(s *transform.Stored) {
-	f.orphans[s.Partition] = transform.Stored{
-		Event: transform.Event{ID: s.ID, Place: s.Place}, Partition: s.Partition, Offset: s.Offset,
-	}
-}
-
 // events folds what the events topic has beyond latest. Nothing is committed
 // here: what the events moved must be in latest first, else a crash would leave
 // a state that is ahead of the topic. It is at most what was in flight.
@@ -164,9 +156,6 @@ func (f *fold) events(ctx context.Context, from []int64) ([]transform.Mark, erro
 	f.batch, f.newest = f.b.store.Begin(), map[string]*transform.Event{}
 	marks, err := f.b.sink.Fold(ctx, f.table, transform.Events, from, func(s *transform.Stored) error {
 		f.folded++
-		if o, ok := f.orphans[s.Partition]; ok && o.ID == s.ID {
-			delete(f.orphans, s.Partition)
-		}
 		moved, err := f.apply(s)
 		if err != nil {
 			return err
@@ -179,15 +168,6 @@ func (f *fold) events(ctx context.Context, from []int64) ([]transform.Mark, erro
 	if err != nil {
 		f.b.store.Drop(f.batch)
 		return nil, fmt.Errorf("fold %s: %w", f.table.Topics.Events, err)
-	}
-	for p, o := range f.orphans {
-		f.b.store.Drop(f.batch)
-		return nil, &Refusal{
-			Thing: fmt.Sprintf("topics %s and %s, partition %d", f.table.Topics.Events, f.table.Topics.Latest, p),
-			Problem: fmt.Sprintf("latest has at offset %d the state after event %s (%s), which the events topic does not have: it lost its end",
-				o.Offset, o.ID, o.Place.Pos),
-			Cure: "restore the events topic, or give the table new topics and a new state directory and import it again",
-		}
 	}
 	return marks, nil
 }
