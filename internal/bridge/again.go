@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"backstory/capture"
 	"backstory/transform"
 )
 
@@ -89,14 +90,27 @@ func (l *looker) lookup(ctx context.Context, keys [][]byte, dry *DryRun) error {
 		}
 		values[i] = v
 	}
-	chunk, err := l.reader.Lookup(ctx, values)
+	// The horizon is that of before the snapshot: a run that begins meanwhile waits
+	// for transactions that this snapshot may have missed.
+	horizon := capture.LSN(l.s.horizons[l.table.ID].Load())
+	chunk, err := l.exclusively(func() (*capture.Chunk, error) { return l.reader.Lookup(ctx, values) })
 	if err != nil {
 		return err
 	}
 	defer chunk.Release()
-	j := &job{table: l.table, chunk: chunk, keys: keys, dry: dry, applied: make(chan struct{})}
+	j := &job{table: l.table, chunk: chunk, horizon: horizon, keys: keys, dry: dry, applied: make(chan struct{})}
 	if err := l.s.hand(ctx, j); err != nil {
 		return err
 	}
 	return j.wait(ctx)
+}
+
+// exclusively reads a chunk while nobody else reads of its table: of two chunks
+// the one with the older snapshot then also has the lower watermark, so what it
+// tells never stands above what the other has told.
+func (l *looker) exclusively(read func() (*capture.Chunk, error)) (*capture.Chunk, error) {
+	mu := l.s.reading[l.table.ID]
+	mu.Lock()
+	defer mu.Unlock()
+	return read()
 }

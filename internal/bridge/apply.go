@@ -73,11 +73,14 @@ func (s *stream) apply(ctx context.Context, j *job) error {
 // transaction that the chunk's snapshot saw. Comparing LSNs is not enough: a
 // commit record is in WAL before its transaction becomes visible.
 func (s *stream) counts(j *job, e *transform.Entry) bool {
-	pos, xid := e.Place.Pos, e.XID
-	if t, ok := s.emptied[j.table.ID]; ok && pos.Compare(t.pos) < 0 {
-		pos, xid = t.pos, t.xid
-	}
-	return xid == 0 || pos.LSN < s.horizons[j.table.ID] || j.chunk.Snapshot.Visible(xid)
+	t := s.emptied[j.table.ID]
+	return j.saw(e.Place.Pos, e.XID) && j.saw(t.pos, t.xid)
+}
+
+// saw reports whether a change is visible to the chunk; 0 is the xid of what no
+// transaction has done.
+func (j *job) saw(pos capture.Position, xid uint32) bool {
+	return xid == 0 || pos.LSN < j.horizon || j.chunk.Snapshot.Visible(xid)
 }
 
 func (s *stream) applyRow(ctx context.Context, j *job, key []byte, c *capture.Change) error {
@@ -208,15 +211,11 @@ func (s *stream) looked(p *piece, j *job, key []byte) error {
 	return p.batch.Done(j.table.ID, key)
 }
 
-// track takes in what a job says of its run: the horizon, and whether the table's
-// large columns are in doubt.
+// track takes in what a job says of its run: whether the table's large columns are
+// in doubt.
 func (s *stream) track(j *job) {
-	if j.run == nil {
-		return
-	}
-	s.horizons[j.table.ID] = j.run.Horizon
 	switch {
-	case j.dry != nil:
+	case j.run == nil || j.dry != nil:
 	case j.run.Done:
 		delete(s.repairs, j.table.ID)
 	case j.run.Reconcile && s.repairs[j.table.ID] == nil:

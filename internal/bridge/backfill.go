@@ -17,6 +17,7 @@ import (
 type job struct {
 	table   *transform.Table
 	chunk   *capture.Chunk
+	horizon capture.LSN   // transactions that committed below are visible to the chunk, whatever their xid
 	run     *importRun    // progress that is committed with the chunk's rows; nil: rows by key, which is none
 	keys    [][]byte      // of a look-up: all that were asked for; else nil
 	dry     *DryRun       // counts instead of publishing; else nil
@@ -142,6 +143,7 @@ func (im *importer) begin(ctx context.Context) error {
 		return err
 	}
 	im.run.Horizon = lsn
+	im.s.horizons[im.table.ID].Store(uint64(lsn))
 	if im.run.Began == 0 {
 		im.run.Began = time.Now().Unix()
 	}
@@ -155,7 +157,7 @@ func (im *importer) scan(ctx context.Context) error {
 			return err
 		}
 		begun := time.Now()
-		chunk, err := im.reader.Chunk(ctx, im.run.Cursor, im.chunkRows())
+		chunk, err := im.exclusively(func() (*capture.Chunk, error) { return im.reader.Chunk(ctx, im.run.Cursor, im.chunkRows()) })
 		if err != nil {
 			return err
 		}
@@ -245,7 +247,7 @@ func (im *importer) tell(ctx context.Context) error {
 // hand gives a chunk of the run to the first stage.
 func (im *importer) hand(ctx context.Context, chunk *capture.Chunk) error {
 	run := im.run
-	j := &job{table: im.table, chunk: chunk, run: &run, dry: im.dry, applied: make(chan struct{})}
+	j := &job{table: im.table, chunk: chunk, horizon: run.Horizon, run: &run, dry: im.dry, applied: make(chan struct{})}
 	if err := im.s.hand(ctx, j); err != nil {
 		return err
 	}

@@ -421,7 +421,7 @@ func (db *fakeDB) random(n int) {
 				now := slices.Clone(row)
 				now[colID] = text(to)
 				t.put(capture.OpUpdate, row, now)
-			case p == 5 && !slices.ContainsFunc(slices.Sorted(keysOf(db.rows)), db.locked):
+			case p == 5 && !slices.ContainsFunc(db.wal, func(t *transaction) bool { return len(t.undo) > 0 && !t.visible }):
 				t.truncate()
 			default:
 				t.put(capture.OpUpdate, row, db.changed(row))

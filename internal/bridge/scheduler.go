@@ -42,6 +42,7 @@ func (s *stream) schedule(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
+		s.horizons[t.ID].Store(uint64(run.Horizon))
 		if !s.b.backfill.wants(run) {
 			continue
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -50,10 +52,12 @@ type stream struct {
 	end     capture.LSN
 	repairs map[uint16]*repair // tables under a reconciling run
 	emptied map[uint16]truncation
-	// horizons are those of each table's run, or of the last one: see DESIGN.md.
-	horizons map[uint16]capture.LSN
-	tallies  map[uint16]*tally // fixed at the start
-	key      []byte            // scratch
+	// By table; fixed at the start. horizons are those of its run, or of the last
+	// one; reading is held from a snapshot to its watermark: see DESIGN.md.
+	horizons map[uint16]*atomic.Uint64
+	reading  map[uint16]*sync.Mutex
+	tallies  map[uint16]*tally
+	key      []byte // scratch
 
 	committed committedLSN
 }
@@ -64,13 +68,13 @@ func newStream(b *Bridge, src Source, prepared *capture.Prepared) *stream {
 		batches: make(chan *capture.Batch), taken: make(chan struct{}),
 		jobs: make(chan *job),
 		free: make(chan *piece, pieces), filled: make(chan *piece, 1),
-		repairs: map[uint16]*repair{}, emptied: map[uint16]truncation{}, horizons: map[uint16]capture.LSN{}, tallies: map[uint16]*tally{}, committed: committedLSN{closed: make(chan struct{})},
+		repairs: map[uint16]*repair{}, emptied: map[uint16]truncation{}, horizons: map[uint16]*atomic.Uint64{}, reading: map[uint16]*sync.Mutex{}, tallies: map[uint16]*tally{}, committed: committedLSN{closed: make(chan struct{})},
 	}
 	for range pieces {
 		s.free <- &piece{}
 	}
 	for _, t := range b.mapping.Tables {
-		s.tallies[t.ID] = &tally{}
+		s.tallies[t.ID], s.horizons[t.ID], s.reading[t.ID] = &tally{}, &atomic.Uint64{}, &sync.Mutex{}
 	}
 	return s
 }
