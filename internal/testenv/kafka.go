@@ -37,6 +37,7 @@ type kafkaOptions struct {
 	private    bool
 	brokers    int
 	properties [][2]string
+	jvm        []string
 	proxied    bool
 	tls        clientAuth
 	users      []saslUser
@@ -52,6 +53,12 @@ func KafkaBrokers(n int) KafkaOption { return func(o *kafkaOptions) { o.brokers 
 // KafkaProperty sets a property of the brokers; the last one of a name counts.
 func KafkaProperty(name, value string) KafkaOption {
 	return func(o *kafkaOptions) { o.properties = append(o.properties, [2]string{name, value}) }
+}
+
+// KafkaJVM adds flags of the Java machine; they come after those that make a
+// small broker which starts fast.
+func KafkaJVM(flags ...string) KafkaOption {
+	return func(o *kafkaOptions) { o.jvm = append(o.jvm, flags...) }
 }
 
 // KafkaProxied puts a proxy before each broker; Brokers and the metadata name
@@ -121,7 +128,7 @@ func newKafka(o kafkaOptions) (*Cluster, error) {
 	for try := 1; ; try++ {
 		k := &Cluster{
 			name:    fmt.Sprintf("Kafka %s, %d broker(s), %s", kafkaVersion, o.brokers, runtime.java),
-			private: o.private, runtime: runtime, jvm: []string{"-XX:SharedArchiveFile=" + archive},
+			private: o.private, runtime: runtime, jvm: append([]string{"-XX:SharedArchiveFile=" + archive}, o.jvm...),
 		}
 		err := k.start(ctx, c, o)
 		if err == nil || try == 3 || !strings.Contains(err.Error(), "Address already in use") {
@@ -234,6 +241,14 @@ func (k *Cluster) Proxy(i int) *Link { return k.proxies[i] }
 
 // Name returns a topic name that no other test uses: "t<random>.suffix".
 func (k *Cluster) Name(suffix string) string { return fmt.Sprintf("t%016x.%s", rand.Uint64(), suffix) }
+
+// PID of node i; 0 while it does not run.
+func (k *Cluster) PID(i int) int {
+	if !k.nodes[i].running() {
+		return 0
+	}
+	return k.nodes[i].proc.PID()
+}
 
 // Log is the path of the log of node i.
 func (k *Cluster) Log(i int) string { return k.nodes[i].log() }
