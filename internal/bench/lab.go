@@ -137,13 +137,7 @@ func (l *lab) exec(sql ...string) error {
 	return nil
 }
 
-// ends returns the sum of the end offsets of a topic's partitions.
-func (l *lab) ends(topic string) (int64, error) {
-	sums, err := l.sums(topic)
-	return sums[topic], err
-}
-
-// sums returns it for several topics, by one request.
+// sums returns for each topic the sum of its partitions' end offsets.
 func (l *lab) sums(topics ...string) (map[string]int64, error) {
 	listed, err := l.admin.ListEndOffsets(l.ctx(), topics...)
 	if err != nil {

@@ -66,6 +66,7 @@ source: {dsn: %q, slot: %s, publication: %s}
 kafka: {brokers: [%s]}
 state: {dir: %q}
 http: {listen: %q}
+log: {format: json}
 mapping: products.yaml
 %s
 `, dsn, r.slot, publication, strings.Join(r.l.kafka.Brokers(), ", "), r.stateDir(), r.http, r.extra), 0o644)
