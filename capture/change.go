@@ -144,7 +144,9 @@ type Change struct {
 }
 
 // Batch is a run of changes in commit order: some transactions, or a piece of a
-// large one. Everything in it is valid until the following call of Next.
+// large one. What it points to stays valid during the following call of Next, so
+// that one batch can be worked on while the next is read; the Batch itself is
+// overwritten by it.
 type Batch struct {
 	Changes []Change
 	// Reached: every transaction whose commit record begins below it has been

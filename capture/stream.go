@@ -137,8 +137,8 @@ func (d *Database) lookUpTypes(ctx context.Context, oids []uint32) (map[uint32]c
 }
 
 // Next blocks until changes, or progress without changes, are there, and returns
-// them with all that is at hand, up to the bounds of a batch. The batch is valid
-// until the following call. After an error other than that of ctx the session
+// them with all that is at hand, up to the bounds of a batch. What the batch points
+// to stays valid during the following call. After an error other than that of ctx the session
 // is over, and the error stays: a *ConnError if another one can go on, a *Refusal
 // if slot, publication or tables are not what they were, else what could not be
 // decoded.

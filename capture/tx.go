@@ -94,7 +94,8 @@ func (a *assembler) full() bool {
 		a.cur.bytes.used >= a.maxBytes || a.cur.values.used >= maxBatchValues)
 }
 
-// batch returns what can be passed on, valid until next.
+// batch returns what can be passed on. The changes are valid until the call of
+// next after the following one; the Batch is the same one every time.
 func (a *assembler) batch() *Batch {
 	a.out.Changes = a.cur.changes[:a.passed()]
 	return &a.out

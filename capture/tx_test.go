@@ -141,6 +141,45 @@ func short(changes []Change) []string {
 	return out
 }
 
+// What a batch points to is not touched while the following one is built, of
+// whatever sizes the two are, nor by what a held transaction carries over.
+func TestBatchStaysDuringTheNext(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a := testAssembler(t)
+		a.next()
+		var before []Change
+		var want []string
+		id, at := 0, LSN(100)
+		for range rapid.IntRange(2, 8).Draw(t, "batches") {
+			for range rapid.IntRange(0, 4).Draw(t, "transactions") {
+				n := rapid.SampledFrom([]int{1, 3, 700, 1500}).Draw(t, "changes")
+				feed(t, a, beginMsg(at, 7))
+				feed(t, a, inserts(id+1, id+n)...)
+				if rapid.Bool().Draw(t, "context at the end") {
+					feed(t, a, reason("r"+fmt.Sprint(id)))
+				}
+				feed(t, a, commitMsg(at, at+8))
+				id, at = id+n, at+16
+			}
+			open := rapid.Bool().Draw(t, "open") // carried over into the next batch
+			if open {
+				feed(t, a, beginMsg(at, 8))
+				feed(t, a, inserts(id+1, id+2)...)
+			}
+			if diff := cmp.Diff(want, short(before)); diff != "" {
+				t.Fatalf("the batch before has changed (-was +is):\n%s", diff)
+			}
+			before = a.batch().Changes
+			want = short(before)
+			a.next()
+			if open {
+				feed(t, a, commitMsg(at, at+8))
+				id, at = id+2, at+16
+			}
+		}
+	})
+}
+
 func inserts(from, to int) (msgs [][]byte) {
 	for i := from; i <= to; i++ {
 		msgs = append(msgs, insertMsg(mappedID, fmt.Sprint(i), "x"))

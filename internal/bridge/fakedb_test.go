@@ -277,6 +277,7 @@ type fakeSource struct {
 	next       int // transaction
 	change     int // in it
 	batch      capture.Batch
+	before     []capture.Change // of the batch before, which is in use still
 }
 
 func (s *fakeSource) Next(ctx context.Context) (*capture.Batch, error) {
@@ -296,8 +297,7 @@ func (s *fakeSource) Next(ctx context.Context) (*capture.Batch, error) {
 
 // fill takes some changes; it may end inside a transaction.
 func (s *fakeSource) fill() bool {
-	s.batch.Changes = s.batch.Changes[:0]
-	progress := false
+	changes, progress := s.before[:0], false
 	for room := 1 + s.db.rng.IntN(5); room > 0 && s.next < len(s.db.wal); {
 		t := s.db.wal[s.next]
 		if t.commit < s.from {
@@ -306,12 +306,15 @@ func (s *fakeSource) fill() bool {
 		}
 		s.batch.Reached = max(s.batch.Reached, t.commit)
 		n := min(room, len(t.changes)-s.change)
-		s.batch.Changes = append(s.batch.Changes, t.changes[s.change:s.change+n]...)
+		changes = append(changes, t.changes[s.change:s.change+n]...)
 		s.change, room, progress = s.change+n, room-max(n, 1), true
 		if s.change == len(t.changes) {
 			s.next, s.change = s.next+1, 0
 			s.batch.Reached, s.batch.End = t.end, t.end
 		}
+	}
+	if progress {
+		s.before, s.batch.Changes = s.batch.Changes, changes
 	}
 	return progress
 }

@@ -26,8 +26,9 @@ type Database interface {
 
 // Source yields the changes of committed transactions in commit order.
 type Source interface {
-	// Next blocks until changes, or progress without changes, are there. The
-	// batch is valid until the following call.
+	// Next blocks until changes, or progress without changes, are there. What a
+	// batch points to stays valid during the following call: two are in use at a
+	// time. The Batch itself is that call's.
 	Next(ctx context.Context) (*capture.Batch, error)
 	// Confirm lets Postgres discard the WAL below lsn. Everything below it must
 	// by then be durable in the sink and in the state. It does not block.

@@ -40,9 +40,8 @@ type stream struct {
 	prepared *capture.Prepared
 	tr       *transform.Transformer
 
-	batches chan *capture.Batch // from feed; taken answers when the batch is done with
-	taken   chan struct{}
-	jobs    chan *job // chunks whose watermark is in WAL
+	batches chan capture.Batch // from feed
+	jobs    chan *job          // chunks whose watermark is in WAL
 
 	cur     *piece
 	free    chan *piece
@@ -65,8 +64,7 @@ type stream struct {
 func newStream(b *Bridge, src Source, prepared *capture.Prepared) *stream {
 	s := &stream{
 		b: b, src: src, prepared: prepared, tr: transform.New(b.mapping, prepared.Identity),
-		batches: make(chan *capture.Batch), taken: make(chan struct{}),
-		jobs: make(chan *job),
+		batches: make(chan capture.Batch), jobs: make(chan *job),
 		free: make(chan *piece, pieces), filled: make(chan *piece, 1),
 		repairs: map[uint16]*repair{}, emptied: map[uint16]truncation{}, horizons: map[uint16]*atomic.Uint64{}, reading: map[uint16]*sync.Mutex{}, tallies: map[uint16]*tally{}, committed: committedLSN{closed: make(chan struct{})},
 	}
@@ -109,7 +107,8 @@ func (s *stream) run(stop context.Context) error {
 	return err
 }
 
-// feed hands batches to take, one at a time: a batch is valid until the next.
+// feed reads and decodes a batch while take maps the one before. take receives a
+// batch only when it is done with the one before, so two are in use at a time.
 func (s *stream) feed(ctx context.Context) error {
 	for {
 		batch, err := s.src.Next(ctx)
@@ -120,12 +119,7 @@ func (s *stream) feed(ctx context.Context) error {
 			return fmt.Errorf("read the stream: %w", err)
 		}
 		select {
-		case s.batches <- batch:
-		case <-ctx.Done():
-			return nil
-		}
-		select {
-		case <-s.taken:
+		case s.batches <- *batch: // never from a buffer: see above
 		case <-ctx.Done():
 			return nil
 		}
@@ -141,12 +135,8 @@ func (s *stream) take(ctx, taking context.Context) error {
 		case <-taking.Done():
 			return nil
 		case batch := <-s.batches:
-			if err := s.takeBatch(ctx, batch); err != nil {
+			if err := s.takeBatch(ctx, &batch); err != nil {
 				return err
-			}
-			select {
-			case s.taken <- struct{}{}:
-			case <-taking.Done():
 			}
 		case j := <-s.jobs:
 			s.due = append(s.due, j)
