@@ -21,6 +21,7 @@ type drained struct {
 	memory  memory
 	latest  int64 // records in the latest topic
 	foreign float64
+	reads   float64 // system calls that read: of the socket, and of the state
 }
 
 // limit lets pg_recvlogical write a backlog to /dev/null, from a copy of the
@@ -76,6 +77,10 @@ func (r *rig) drain(t transport, log backlog) (d drained, err error) {
 	if err != nil {
 		return d, err
 	}
+	readsBefore, err := readCalls(b.proc.PID())
+	if err != nil {
+		return d, err
+	}
 	// The fence has left a marker in every partition; nothing else has come before
 	// the first batch is acknowledged.
 	last, latest, err := b.follow(before, int64(log.changes))
@@ -88,6 +93,10 @@ func (r *rig) drain(t transport, log backlog) (d drained, err error) {
 	if d.memory, err = memoryOf(b.proc.PID()); err != nil {
 		return d, err
 	}
+	if d.reads, err = readCalls(b.proc.PID()); err != nil {
+		return d, err
+	}
+	d.reads -= readsBefore
 	return d, b.confirmed(log.end, time.Minute)
 }
 

@@ -56,7 +56,9 @@ func newLab(tb testenv.TB, buffers string) (*lab, error) {
 		testenv.PGSetting("autovacuum", "off"))
 	l.kafka = testenv.Kafka(tb, testenv.KafkaPrivate(), testenv.KafkaJVM(
 		"-XX:-UseSerialGC", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:TieredStopAtLevel=4", "-Xms1g", "-Xmx1g"),
-		testenv.KafkaProperty("log.segment.delete.delay.ms", "1000"))
+		testenv.KafkaProperty("log.segment.delete.delay.ms", "1000"),
+		// Not those of tests: a broker that a busy machine keeps waiting is not dead.
+		testenv.KafkaProperty("broker.session.timeout.ms", "30000"), testenv.KafkaProperty("broker.heartbeat.interval.ms", "1000"))
 	client, err := kgo.NewClient(kgo.SeedBrokers(l.kafka.Brokers()...), kgo.MetadataMinAge(100*time.Millisecond))
 	if err != nil {
 		return nil, fmt.Errorf("kafka client: %w", err)
@@ -137,8 +139,22 @@ func (l *lab) exec(sql ...string) error {
 	return nil
 }
 
-// sums returns for each topic the sum of its partitions' end offsets.
+// transient is how long a broker may say that it can't tell the ends.
+const transient = 30 * time.Second
+
+// sums returns for each topic the sum of its partitions' end offsets. It asks
+// again where the broker is not ready to say.
 func (l *lab) sums(topics ...string) (map[string]int64, error) {
+	for deadline := time.Now().Add(transient); ; {
+		sums, err := l.askSums(topics)
+		if err == nil || l.ctx().Err() != nil || time.Now().After(deadline) {
+			return sums, err
+		}
+		time.Sleep(pollEnds)
+	}
+}
+
+func (l *lab) askSums(topics []string) (map[string]int64, error) {
 	listed, err := l.admin.ListEndOffsets(l.ctx(), topics...)
 	if err != nil {
 		return nil, fmt.Errorf("end offsets of %s: %w", strings.Join(topics, ", "), err)

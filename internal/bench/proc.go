@@ -102,6 +102,20 @@ func resetPeak(pid int) error {
 	return os.WriteFile("/proc/"+strconv.Itoa(pid)+"/clear_refs", []byte("5"), 0)
 }
 
+// readCalls is how many system calls of a process have read something so far.
+func readCalls(pid int) (float64, error) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/io")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if n, ok := strings.CutPrefix(line, "syscr: "); ok {
+			return strconv.ParseFloat(strings.TrimSpace(n), 64)
+		}
+	}
+	return 0, fmt.Errorf("no reads in /proc/%d/io", pid)
+}
+
 // busy is the CPU time that the whole machine has worked so far, in seconds.
 func busy() (float64, error) {
 	text, err := os.ReadFile("/proc/stat")
