@@ -2,13 +2,14 @@
 GO ?= go
 FUZZTIME ?= 30s
 TESTFLAGS ?=
+BENCHFLAGS ?=
 
 # Packages with goroutines or memory that they share; the rest is pure.
 RACE = ./capture/... ./sink/... ./internal/bridge/... ./internal/state/... ./internal/web/... ./internal/cache/... \
 	./internal/child/... ./internal/pgserver/... ./internal/testenv/... ./cmd/...
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race fuzz lint format spec spec-smoke clean
+.PHONY: help build test race fuzz lint format spec spec-smoke bench bench-peers clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -41,6 +42,16 @@ spec: ## every run of the TLA+ model, half an hour (needs Java and Python 3)
 
 spec-smoke: ## two small runs of the TLA+ model, seconds (needs Java)
 	@./.ci/spec-smoke
+
+# Small, to see that all of it works; internal/bench/README.md has the sizes of the
+# figures. BENCHFLAGS="--runs 5 --json" goes to every one of them.
+bench: ## all benchmarks, with small sizes: a quarter of an hour
+	@$(GO) build -o bin/bench ./internal/bench
+	@for b in catchup latency backfill state outage giant startup growth profile; do \
+		bin/bench $$b $(BENCHFLAGS) || exit 1; echo; done
+
+bench-peers: ## catch-up of Debezium under the same load (needs Java 17 and Maven)
+	@$(GO) run ./internal/bench peers $(BENCHFLAGS)
 
 clean: ## what was built here
 	rm -rf bin
