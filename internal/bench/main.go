@@ -12,13 +12,17 @@ import (
 	"backstory/internal/testenv"
 )
 
-func main() {
+func main() { os.Exit(run()) }
+
+// run returns the exit code: 1 if something could not be measured.
+func run() int {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	if err := rootCommand().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 // common are the flags that every benchmark has.

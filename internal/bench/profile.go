@@ -45,7 +45,8 @@ samples up by step. --out keeps the profiles for go tool pprof.`,
 }
 
 // steps say by a function's name to which step of the path a sample belongs. Of
-// the frames of a sample, the innermost that has a step decides.
+// the frames of a sample, the innermost that has a step decides; helpers, such as
+// those that append a header, have none, and belong to who called them.
 var steps = []struct{ prefix, step string }{
 	{"backstory/capture.(*wire).read", "read"},
 	{"backstory/capture.", "decode"},
@@ -53,11 +54,10 @@ var steps = []struct{ prefix, step string }{
 	{"backstory/transform.", "map"},
 	{"backstory/sink.(*deflater)", "compress"},
 	{"github.com/pierrec/lz4", "compress"},
-	{"backstory/sink.(*encoder)", "encode"},
-	{"backstory/sink.(*batchWriter)", "encode"},
-	{"backstory/sink.(*recordWriter)", "encode"},
-	{"backstory/sink.(*Producer).Encode", "encode"},
-	{"backstory/sink.", "produce"},
+	{"backstory/sink.(*Producer).encode", "encode"},
+	{"backstory/sink.(*Publication)", "produce"},
+	{"backstory/sink.(*Producer)", "produce"},
+	{"backstory/sink.(*Client)", "produce"},
 	{"github.com/segmentio/kafka-go", "produce"},
 	{"backstory/internal/bridge.", "bridge"},
 	{"backstory/internal/web.", "http"},
