@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 )
@@ -70,6 +71,7 @@ func (l *lab) catchup(r *report, runs int, o catchupOptions) error {
 		return err
 	}
 	skip := 0
+	builds := o.builds(l)
 	for range runs {
 		for i, s := range shapes {
 			if o.shape >= 0 && o.shape != i {
@@ -79,7 +81,7 @@ func (l *lab) catchup(r *report, runs int, o catchupOptions) error {
 				if o.transport != "" && o.transport != string(t) {
 					continue
 				}
-				for _, build := range o.builds(l) {
+				for _, build := range builds {
 					rig.binary = build[1]
 					row := r.row(s.name + ", " + string(t) + build[0])
 					if err := rig.pair(row, t, s.sizeOf(o.changes), o.changes, o.rows, skip); err != nil {
@@ -89,6 +91,7 @@ func (l *lab) catchup(r *report, runs int, o catchupOptions) error {
 				}
 			}
 		}
+		slices.Reverse(builds)
 	}
 	r.note("%d changes a run, table of %d rows, %s; foreign cores are those of the bridge's run.", o.changes, o.rows, plural(runs, "run"))
 	return nil

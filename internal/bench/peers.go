@@ -198,6 +198,7 @@ func (l *lab) newConnect(p peer, jars string) (*connect, error) {
 		"database.password": "postgres", "database.dbname": database, "topic.prefix": p.name, "slot.name": p.name,
 		"publication.name": publication, "publication.autocreate.mode": "disabled",
 		"table.include.list": "public.products", "snapshot.mode": "no_data",
+		"message.prefix.exclude.list": ".*", // the watermarks of the bridge's import
 	}
 	worker := map[string]string{
 		"bootstrap.servers": strings.Join(l.kafka.Brokers(), ","), "listeners": fmt.Sprintf("HTTP://127.0.0.1:%d", ports[0]),

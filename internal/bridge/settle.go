@@ -14,6 +14,7 @@ import (
 // has ended and everything is durable, or at the first error.
 func (s *stream) settle(ctx context.Context) error {
 	for p := range s.filled {
+		s.room <- struct{}{} // never blocks: take took the token for p
 		if err := s.settlePiece(ctx, p); err != nil {
 			return err
 		}

@@ -46,6 +46,7 @@ type stream struct {
 	cur     *piece
 	free    chan *piece
 	filled  chan *piece
+	room    chan struct{} // holds a token while filled is empty
 	due     []*job
 	reached capture.LSN
 	end     capture.LSN
@@ -65,12 +66,14 @@ func newStream(b *Bridge, src Source, prepared *capture.Prepared) *stream {
 	s := &stream{
 		b: b, src: src, prepared: prepared, tr: transform.New(b.mapping, prepared.Identity),
 		batches: make(chan capture.Batch), jobs: make(chan *job),
-		free: make(chan *piece, pieces), filled: make(chan *piece, 1),
-		repairs: map[uint16]*repair{}, emptied: map[uint16]truncation{}, horizons: map[uint16]*atomic.Uint64{}, reading: map[uint16]*sync.Mutex{}, tallies: map[uint16]*tally{}, committed: committedLSN{closed: make(chan struct{})},
+		free: make(chan *piece, pieces), filled: make(chan *piece, 1), room: make(chan struct{}, 1),
+		repairs: map[uint16]*repair{}, emptied: map[uint16]truncation{}, horizons: map[uint16]*atomic.Uint64{},
+		reading: map[uint16]*sync.Mutex{}, tallies: map[uint16]*tally{}, committed: committedLSN{closed: make(chan struct{})},
 	}
 	for range pieces {
 		s.free <- &piece{}
 	}
+	s.room <- struct{}{}
 	for _, t := range b.mapping.Tables {
 		s.tallies[t.ID], s.horizons[t.ID], s.reading[t.ID] = &tally{}, &atomic.Uint64{}, &sync.Mutex{}
 	}
@@ -126,14 +129,24 @@ func (s *stream) feed(ctx context.Context) error {
 	}
 }
 
-// take is the first stage.
+// take is the first stage. It passes a piece on as soon as the second stage has
+// room; while there is none the piece grows up to its bound. So pieces are small
+// while little happens, and the slower Kafka is, the more goes into one request.
 func (s *stream) take(ctx, taking context.Context) error {
 	renew := time.NewTicker(s.b.cfg.RenewInterval)
 	defer renew.Stop()
 	for {
+		room := s.room
+		if s.cur == nil {
+			room = nil
+		}
 		select {
 		case <-taking.Done():
-			return nil
+			return s.send(ctx)
+		case <-room:
+			if err := s.pass(); err != nil {
+				return err
+			}
 		case batch := <-s.batches:
 			if err := s.takeBatch(ctx, &batch); err != nil {
 				return err
@@ -141,9 +154,6 @@ func (s *stream) take(ctx, taking context.Context) error {
 		case j := <-s.jobs:
 			s.due = append(s.due, j)
 			if err := s.applyDue(ctx); err != nil {
-				return err
-			}
-			if err := s.send(ctx); err != nil {
 				return err
 			}
 		case <-renew.C:
@@ -172,7 +182,7 @@ func (s *stream) takeBatch(ctx context.Context, batch *capture.Batch) error {
 		}
 		s.end, p.end = batch.End, batch.End
 	}
-	return s.send(ctx)
+	return nil
 }
 
 func (s *stream) takeChange(ctx context.Context, c *capture.Change) error {
@@ -217,14 +227,25 @@ func (s *stream) sendFull(ctx context.Context) error {
 	return nil
 }
 
-// send encodes the piece's events and passes it on. The marks and the position
-// go into its state batch here: the ends are known before the acknowledgement,
-// since the bridge is the topics' only writer, and the sink checks each one.
+// send passes the piece on, if there is one, once there is room.
 func (s *stream) send(ctx context.Context) error {
-	p := s.cur
-	if p == nil {
+	if s.cur == nil {
 		return nil
 	}
+	select {
+	case <-s.room:
+		return s.pass()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// pass encodes the piece's events and passes it on; the token of room is taken.
+// The marks and the position go into its state batch here: the ends are known
+// before the acknowledgement, since the bridge is the topics' only writer, and the
+// sink checks each one.
+func (s *stream) pass() error {
+	p := s.cur
 	s.cur = nil
 	s.reportMismatches(&p.out)
 	if len(p.out.Events) > 0 {
@@ -240,12 +261,8 @@ func (s *stream) send(ctx context.Context) error {
 	if p.end != 0 {
 		setLSN(p.batch, p.end)
 	}
-	select {
-	case s.filled <- p:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	s.filled <- p // never blocks: there was room
+	return nil
 }
 
 // reportMismatches tells of old rows in WAL that are not what the state has.
