@@ -24,6 +24,11 @@ func (s *stream) applyDue(ctx context.Context) error {
 		if err := s.apply(ctx, j); err != nil {
 			return fmt.Errorf("apply rows of %s at watermark %s: %w", j.table.Aggregate, j.chunk.Watermark, err)
 		}
+		if j.durable {
+			if err := s.drain(ctx); err != nil {
+				return err
+			}
+		}
 		close(j.applied)
 	}
 	return nil

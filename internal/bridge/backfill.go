@@ -21,6 +21,7 @@ type job struct {
 	run     *importRun    // progress that is committed with the chunk's rows; nil: rows by key, which is none
 	keys    [][]byte      // of a look-up: all that were asked for; else nil
 	dry     *DryRun       // counts instead of publishing; else nil
+	durable bool          // applied waits until all that was taken so far is durable
 	applied chan struct{} // closed when the rows are in a piece; the chunk's memory is free again
 }
 
@@ -120,7 +121,7 @@ func (im *importer) importTable(ctx context.Context) error {
 		}
 	}
 	im.run.Done = true
-	if err := im.tell(ctx); err != nil {
+	if err := im.tell(ctx); err != nil { // so that it is not done before its events are in the topics
 		return err
 	}
 	im.progress("done")
@@ -236,9 +237,10 @@ func (im *importer) sweep(ctx context.Context) (err error) {
 	return keys.Err()
 }
 
-// tell has the state of the run committed, without rows.
+// tell has the state of the run committed, without rows, and returns when it and
+// all before it is durable.
 func (im *importer) tell(ctx context.Context) error {
-	if err := im.hand(ctx, &capture.Chunk{}); err != nil {
+	if err := im.give(ctx, &capture.Chunk{}, im.dry == nil); err != nil {
 		return err
 	}
 	return im.settle(ctx, 0)
@@ -246,8 +248,12 @@ func (im *importer) tell(ctx context.Context) error {
 
 // hand gives a chunk of the run to the first stage.
 func (im *importer) hand(ctx context.Context, chunk *capture.Chunk) error {
+	return im.give(ctx, chunk, false)
+}
+
+func (im *importer) give(ctx context.Context, chunk *capture.Chunk, durable bool) error {
 	run := im.run
-	j := &job{table: im.table, chunk: chunk, horizon: run.Horizon, run: &run, dry: im.dry, applied: make(chan struct{})}
+	j := &job{durable: durable, table: im.table, chunk: chunk, horizon: run.Horizon, run: &run, dry: im.dry, applied: make(chan struct{})}
 	if err := im.s.hand(ctx, j); err != nil {
 		return err
 	}
