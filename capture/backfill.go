@@ -347,6 +347,6 @@ func (t *tableFacts) sameShape(u *tableFacts) bool {
 	return t.kind == u.kind && t.identity == u.identity && slices.Equal(t.columns, u.columns) &&
 		slices.EqualFunc(t.indexes, u.indexes, func(a, b indexFacts) bool {
 			return a.name == b.name && a.primary == b.primary && a.immediate == b.immediate && a.replident == b.replident &&
-				a.notNull == b.notNull && a.ordered == b.ordered && slices.Equal(a.columns, b.columns)
+				a.notNull == b.notNull && a.ordered == b.ordered && a.distinct == b.distinct && slices.Equal(a.columns, b.columns)
 		})
 }

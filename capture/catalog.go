@@ -54,6 +54,7 @@ type indexFacts struct {
 	replident bool // chosen by REPLICA IDENTITY USING INDEX
 	notNull   bool // all columns are
 	ordered   bool // ORDER BY on its columns can use it
+	distinct  bool // what differs for the index differs for the columns' own comparison too
 	columns   []string
 	schemas   []string // of the columns' comparison operators
 }
@@ -140,20 +141,37 @@ SELECT a.attname, a.atttypid::text, `+generated+`, a.attnotnull
 
 // readIndexes lists the unique indexes that identify rows, one catalog row for
 // each of their columns. Strategy 5 of a btree is its "greater than".
+//
+// Chunks and look-ups compare as the column's type and collation do. An index
+// with another opclass (text_ops on a citext column) or collation can hold rows
+// that are equal in that comparison, of which a page boundary would lose one.
 func readIndexes(ctx context.Context, conn *pgconn.PgConn, table uint32) ([]indexFacts, error) {
 	columns := "i.indnatts"
 	if serverMajor(conn) >= 11 {
 		columns = "i.indnkeyatts"
 	}
+	deterministic := "true"
+	if serverMajor(conn) >= 12 {
+		deterministic = "coalesce((SELECT collisdeterministic FROM pg_collation WHERE oid = a.attcollation), true)"
+	}
 	rows, err := query(ctx, conn, "read unique indexes", `
 SELECT x.relname, i.indisprimary, i.indimmediate, i.indisreplident, a.attname, a.attnotnull,
-       k.options = 0 AND o.opcdefault AND k.coll = a.attcollation, coalesce(n.nspname, 'pg_catalog')
+       k.options = 0 AND o.opcdefault AND k.coll = a.attcollation AND coalesce(d.oid = o.oid, true),
+       coalesce(d.opcintype = o.opcintype, true) AND (k.coll = a.attcollation OR `+deterministic+`),
+       coalesce(n.nspname, 'pg_catalog')
   FROM pg_index i
   JOIN pg_class x ON x.oid = i.indexrelid
  CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indoption::int2[], i.indclass::oid[], i.indcollation::oid[])
        WITH ORDINALITY AS k(attnum, options, class, coll, place)
   JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
   JOIN pg_opclass o ON o.oid = k.class
+ CROSS JOIN LATERAL (
+       WITH RECURSIVE bare(oid) AS (
+         SELECT a.atttypid
+         UNION ALL
+         SELECT t.typbasetype FROM bare JOIN pg_type t ON t.oid = bare.oid WHERE t.typtype = 'd')
+       SELECT bare.oid FROM bare JOIN pg_type t ON t.oid = bare.oid WHERE t.typtype <> 'd') base
+  LEFT JOIN pg_opclass d ON d.opcmethod = o.opcmethod AND d.opcdefault AND d.opcintype = base.oid
   LEFT JOIN pg_amop m ON m.amopfamily = o.opcfamily AND m.amopstrategy = 5
        AND m.amoplefttype = o.opcintype AND m.amoprighttype = o.opcintype
   LEFT JOIN pg_operator p ON p.oid = m.amopopr
@@ -168,14 +186,15 @@ SELECT x.relname, i.indisprimary, i.indimmediate, i.indisreplident, a.attname, a
 	for _, row := range rows {
 		if len(indexes) == 0 || indexes[len(indexes)-1].name != row[0] {
 			indexes = append(indexes, indexFacts{name: row[0], primary: row[1] == "t", immediate: row[2] == "t",
-				replident: row[3] == "t", notNull: true, ordered: true})
+				replident: row[3] == "t", notNull: true, ordered: true, distinct: true})
 		}
 		index := &indexes[len(indexes)-1]
 		index.columns = append(index.columns, row[4])
 		index.notNull = index.notNull && row[5] == "t"
 		index.ordered = index.ordered && row[6] == "t"
-		if !slices.Contains(index.schemas, row[7]) {
-			index.schemas = append(index.schemas, row[7])
+		index.distinct = index.distinct && row[7] == "t"
+		if !slices.Contains(index.schemas, row[8]) {
+			index.schemas = append(index.schemas, row[8])
 		}
 	}
 	return indexes, nil
@@ -224,14 +243,15 @@ func (t *tableFacts) key() []string {
 }
 
 // keyIndex returns the index that makes the key unique and gives chunks their
-// order, or nil: its columns are all NOT NULL and all in the key. Of several, an
-// index in default order comes first, then the primary key.
+// order, or nil: its columns are all NOT NULL and all in the key, and it is as
+// strict as their own comparison. Of several, an index in default order comes
+// first, then the primary key.
 func (t *tableFacts) keyIndex() *indexFacts {
 	key := t.key()
 	var found *indexFacts
 	for i := range t.indexes {
 		index := &t.indexes[i]
-		if !index.notNull || !containsAll(key, index.columns) {
+		if !index.notNull || !index.distinct || !containsAll(key, index.columns) {
 			continue
 		}
 		if index.ordered {

@@ -145,11 +145,11 @@ func (s *survey) checkColumns(t *tableFacts, name string) {
 	for _, use := range []struct {
 		what  string
 		names []string
-	}{{"key", t.ref.Key}, {"omit", t.ref.Omit}} {
+	}{{"key", t.key()}, {"omit", t.ref.Omit}} {
 		for _, column := range missing(columns, use.names) {
 			switch {
 			case slices.Contains(generated, column) && use.what == "key":
-				s.report.misuse(name+", "+use.what, "name a stored column", "column %s is generated, and logical decoding leaves it out", column)
+				s.report.misuse(name+", "+use.what, "name other columns as key in the mapping", "column %s is generated, and logical decoding leaves it out", column)
 			case slices.Contains(generated, column):
 			default:
 				s.report.misuse(name+", "+use.what, columnCure(column, columns), "there is no column %s", column)
@@ -205,6 +205,8 @@ func (s *survey) checkIdentity(t *tableFacts, name string) {
 	case t.identity == identityDefault && identity == nil && (pk == nil && t.ref.Key == nil || pk != nil): // said by checkKey
 	case identity == nil:
 		r.fail(check, "ALTER TABLE "+t.sql()+" REPLICA IDENTITY "+t.identityCure(), "it has none: once published, UPDATE and DELETE fail")
+	case s.major >= versionGenerated && t.identityGenerated():
+		r.fail(check, t.withoutGenerated(), "it has generated columns, which are not published: UPDATE and DELETE fail")
 	case t.identity == identityFull:
 		r.warn(check, "ALTER TABLE "+t.sql()+" REPLICA IDENTITY DEFAULT, if nobody else needs it",
 			"it is FULL: correct, but the application writes about twice the WAL; the bridge does not need it")
@@ -214,18 +216,47 @@ func (s *survey) checkIdentity(t *tableFacts, name string) {
 	}
 }
 
-// identityCure names an index that can be the replica identity for the key.
-func (t *tableFacts) identityCure() string {
-	for _, index := range t.indexes {
-		if index.immediate && index.notNull && containsAll(index.columns, t.key()) {
-			return "USING INDEX " + quoteIdent(index.name)
+// identityIndex returns an index that can be the replica identity for the key,
+// or nil. Primary keys come first.
+func (t *tableFacts) identityIndex() *indexFacts {
+	for i := range t.indexes {
+		index := &t.indexes[i]
+		if index.immediate && index.notNull && containsAll(index.columns, t.key()) && containsAll(t.columnNames(), index.columns) {
+			return index
 		}
+	}
+	return nil
+}
+
+// identityCure is the replica identity that the key needs.
+func (t *tableFacts) identityCure() string {
+	if index := t.identityIndex(); index != nil {
+		return "USING INDEX " + quoteIdent(index.name)
 	}
 	return "FULL"
 }
 
+// identityGenerated reports whether generated columns are in the replica identity.
+func (t *tableFacts) identityGenerated() bool {
+	generated := t.generatedNames()
+	return len(generated) > 0 && (t.identity == identityFull ||
+		slices.ContainsFunc(t.identityColumns(), func(name string) bool { return slices.Contains(generated, name) }))
+}
+
+// withoutGenerated makes a replica identity without generated columns.
+func (t *tableFacts) withoutGenerated() string {
+	if index := t.identityIndex(); index != nil {
+		return "ALTER TABLE " + t.sql() + " REPLICA IDENTITY USING INDEX " + quoteIdent(index.name)
+	}
+	return "make a unique index over stored NOT NULL columns, its columns the key in the mapping; then ALTER TABLE " + t.sql() + " REPLICA IDENTITY USING INDEX …"
+}
+
 // checkPartitions judges the leaves, whose own replica identities decide.
 func (s *survey) checkPartitions(t *tableFacts, name string) {
+	if t.kind == kindPartitioned {
+		s.report.warn(name+", partitions", "DELETE a partition's rows before it goes, and attach empty ones",
+			"TRUNCATE, DROP, DETACH and ATTACH of a single partition are not in the stream")
+	}
 	for _, leaf := range t.partitions {
 		check := name + ", partition " + leaf.name
 		switch {
@@ -246,7 +277,7 @@ func (d *Database) checkMember(s *survey, t *tableFacts, name string) {
 	m := p.members[t.ref.String()]
 	check := name + ", publication"
 	publication := "ALTER PUBLICATION " + quoteIdent(d.cfg.Publication)
-	again := "BEGIN; " + publication + " DROP TABLE " + t.sql() + "; " + d.addSQL([]*tableFacts{t}, s.major) + "; COMMIT; then run `backstory backfill`"
+	again := "BEGIN; " + publication + " DROP TABLE " + t.sql() + "; " + d.addSQL([]*tableFacts{t}, s.major) + "; COMMIT"
 	switch {
 	case t.kind == kindPartitioned && !p.viaRoot && (m.entry != 0 || p.allTables || p.schemas || !m.covered):
 		r.fail(check, publication+" SET (publish_via_partition_root = true)", "changes come under the names of the partitions")
@@ -266,6 +297,8 @@ func (d *Database) checkMember(s *survey, t *tableFacts, name string) {
 	}
 	if t.identity == identityFull {
 		r.fail(check, again, "it has a column list, with which UPDATE and DELETE of a table with REPLICA IDENTITY FULL fail")
+	} else if listed := missing(t.columnNames(), m.columns); len(listed) > 0 {
+		r.fail(check, again, "its column list has %s, which is generated and not captured", strings.Join(listed, ", "))
 	} else if lacks := missing(m.columns, t.identityColumns()); len(lacks) > 0 {
 		r.fail(check, again, "its column list lacks %s of the replica identity: UPDATE and DELETE fail", strings.Join(lacks, ", "))
 	} else if lacks := missing(m.columns, t.captured()); len(lacks) > 0 {

@@ -173,14 +173,14 @@ func (d *Database) survey(ctx context.Context, conn *pgconn.PgConn) (*survey, er
 	if err := s.server.read(ctx, conn); err != nil {
 		return nil, err
 	}
+	var err error
+	if s.slot, err = d.readSlot(ctx, conn); err != nil { // first: baseline.at must not be above the tables
+		return nil, err
+	}
 	if err := s.readTables(ctx, conn, d.tables); err != nil {
 		return nil, err
 	}
-	var err error
 	if s.publication, err = d.readPublication(ctx, conn); err != nil {
-		return nil, err
-	}
-	if s.slot, err = d.readSlot(ctx, conn); err != nil {
 		return nil, err
 	}
 	d.checkServer(s)
@@ -411,7 +411,7 @@ func (d *Database) checkExistingSlot(s *survey) {
 	case slot.Temporary:
 		r.fail(check, "set source.slot to another name", "it is a temporary slot of session %d", slot.ActivePID)
 	case slot.Lost():
-		r.fail(check, lostCure, "%s", lostProblem(slot))
+		r.fail(check, rebuildCure(slot.Name), "%s", lostProblem(slot))
 	case slot.ActivePID != 0:
 		r.warn(check, "none if that is another instance of the bridge: this one stands by",
 			"session %d streams from it", slot.ActivePID)
@@ -422,8 +422,6 @@ func (d *Database) checkExistingSlot(s *survey) {
 		r.ok(check, "confirmed %s, %d bytes of WAL are kept", slot.Confirmed, slot.Retained)
 	}
 }
-
-const lostCure = "run `backstory backfill`: it makes the slot anew and publishes what is missing"
 
 func lostProblem(slot *SlotStatus) string {
 	reason := "wal_status is " + slot.Status

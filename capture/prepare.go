@@ -109,8 +109,11 @@ func (d *Database) establish(ctx context.Context, conn *pgconn.PgConn, s *survey
 	if err != nil {
 		return nil, err
 	}
+	for i := range tables {
+		tables[i].Lineage = publication.lineage(tables[i].TableRef, tables[i].Relation.ID)
+	}
 	d.mu.Lock()
-	d.baseline = &baseline{identity: s.identity, tables: tables, publication: publication}
+	d.baseline = &baseline{identity: s.identity, at: s.slot.Current, tables: tables, publication: publication}
 	d.mu.Unlock()
 	return &Prepared{Identity: s.identity, Server: s.server.version, Slot: slot.info(created), Tables: tables}, nil
 }

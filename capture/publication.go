@@ -20,6 +20,7 @@ const (
 // publicationFacts is what the catalog says of the publication.
 type publicationFacts struct {
 	oid       uint32 // 0: there is none
+	version   string // differs after each ALTER PUBLICATION of its options or owner
 	owned     bool
 	allTables bool
 	schemas   bool // has FOR TABLES IN SCHEMA
@@ -35,6 +36,7 @@ type publicationFacts struct {
 type memberFacts struct {
 	covered bool   // its changes are published under its own name
 	entry   uint32 // OID of the table's own entry, which a re-added table changes; 0: none
+	schema  uint32 // the same of its schema's entry
 	columns []string
 	list    bool // has a column list: columns
 	filter  string
@@ -54,7 +56,7 @@ func (d *Database) readPublication(ctx context.Context, conn *pgconn.PgConn) (*p
 		return nil, fmt.Errorf("%s: %w", step, err)
 	}
 	p.owned, p.allTables, p.viaRoot, p.generated = r[1] == "t", r[2] == "t", r[7] == "t", r[8] == "t"
-	p.schemas = r[9] == "t"
+	p.schemas, p.version = r[9] == "t", r[10]
 	for i, operation := range []string{"insert", "update", "delete", "truncate"} {
 		if r[3+i] != "t" {
 			p.lacks = append(p.lacks, operation)
@@ -67,6 +69,9 @@ func (d *Database) readPublication(ctx context.Context, conn *pgconn.PgConn) (*p
 		if err := p.readMember(ctx, conn, ref, major); err != nil {
 			return nil, err
 		}
+	}
+	if p.schemas {
+		return p, d.readSchemas(ctx, conn, p)
 	}
 	return p, nil
 }
@@ -88,7 +93,7 @@ func publicationQuery(major int) string {
 	}
 	return `
 SELECT p.oid::text, pg_has_role(p.pubowner, 'USAGE'), p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete, ` +
-		truncate + `, ` + viaRoot + `, ` + generated + `, ` + schemas + `
+		truncate + `, ` + viaRoot + `, ` + generated + `, ` + schemas + `, p.xmin::text
   FROM pg_publication p WHERE p.pubname = $1`
 }
 
@@ -142,10 +147,41 @@ SELECT r.oid::text, `+list+`, `+filter+`, coalesce(a.attname, '')
 	return nil
 }
 
+// readSchemas reads the entries of the mapped tables' schemas.
+func (d *Database) readSchemas(ctx context.Context, conn *pgconn.PgConn, p *publicationFacts) error {
+	step := "read schemas of publication " + d.cfg.Publication
+	rows, err := query(ctx, conn, step, `
+SELECT n.nspname, s.oid::text FROM pg_publication_namespace s JOIN pg_namespace n ON n.oid = s.pnnspid
+ WHERE s.pnpubid = $1::oid`, formatOID(p.oid))
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		entry, err := scanOID(row[1])
+		if err != nil {
+			return fmt.Errorf("%s: %w", step, err)
+		}
+		for _, ref := range d.tables {
+			if member, ok := p.members[ref.String()]; ok && ref.Schema == row[0] {
+				member.schema = entry
+				p.members[ref.String()] = member
+			}
+		}
+	}
+	return nil
+}
+
 // same reports whether what is published of a table is what it was.
 func (m memberFacts) same(n memberFacts) bool {
-	return m.covered == n.covered && m.entry == n.entry && m.list == n.list &&
+	return m.covered == n.covered && m.entry == n.entry && m.schema == n.schema && m.list == n.list &&
 		m.filter == n.filter && slices.Equal(m.columns, n.columns)
+}
+
+// lineage is TableInfo.Lineage. ALTER PUBLICATION … SET TABLE gives a table a new
+// entry where it changes its columns or its filter.
+func (p *publicationFacts) lineage(ref TableRef, table uint32) string {
+	m := p.members[ref.String()]
+	return fmt.Sprintf("publication %d version %s entry %d schema %d table %d", p.oid, p.version, m.entry, m.schema, table)
 }
 
 // uncovered returns the mapped tables that the publication lacks.

@@ -133,7 +133,7 @@ func rejects(t *testing.T, before [][]byte, data []byte) {
 
 func recordedAssembler() *assembler {
 	tables := []TableRef{{Schema: "public", Name: "products"}, {Schema: "public", Name: "full"}}
-	return newAssembler(newRelations(tables, nil, noTypes), 4<<20, 0)
+	return newAssembler(newRelations(tables, catalog{}, noTypes), 4<<20, 0)
 }
 
 // record runs statements on a real server and returns what its walsender says of
@@ -372,7 +372,7 @@ func BenchmarkDecode(b *testing.B) {
 		stream = append(stream, make([]byte, 24)...)
 		stream = append(stream, m...)
 	}
-	rels := newRelations([]TableRef{{Schema: "public", Name: "products"}}, nil, noTypes)
+	rels := newRelations([]TableRef{{Schema: "public", Name: "products"}}, catalog{}, noTypes)
 	s := &Stream{asm: newAssembler(rels, 4<<20, 0), wire: newWire(&piecewise{data: stream, piece: len(stream), again: true})}
 	if err := s.asm.message(b.Context(), 0, relationMsg(mappedID, "public", "products", "a", "b", "c", "d", "e", "f", "g", "h")); err != nil {
 		b.Fatal(err)

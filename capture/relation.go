@@ -11,7 +11,7 @@ import (
 // of it, also inside a transaction.
 type relations struct {
 	byName  map[tableName]bool    // the mapped tables
-	byOID   map[uint32]tableName  // where the catalog has the mapped tables now
+	catalog catalog               // where Prepare found them
 	known   map[uint32]*tracked   // described so far
 	last    *tracked              // of the row before: most rows follow one of the same table
 	types   map[uint32]columnType // explained so far
@@ -26,27 +26,23 @@ func (n tableName) String() string { return n.schema + "." + n.name }
 // tracked is a published table.
 type tracked struct {
 	*Relation
-	mapped mapping
+	mapped bool // else its rows are not passed on, they only count
 }
 
-// mapping says how a table was recognised as a mapped one.
-type mapping uint8
-
-const (
-	unmapped   mapping = iota // its rows are not passed on, they only count
-	mappedName                // by the name that it had when its rows were written
-	mappedOID                 // it had another name then; see recognise
-)
+// catalog says which OIDs the mapped tables had at a place in WAL.
+type catalog struct {
+	at     LSN
+	tables map[uint32]tableName // nil: not known
+}
 
 // typeResolver is resolveTypes on a connection that the resolver provides.
 type typeResolver func(ctx context.Context, oids []uint32) (map[uint32]columnType, error)
 
-// newRelations tracks the given tables. oids says which OIDs they have now; it
-// may be nil.
-func newRelations(tables []TableRef, oids map[uint32]tableName, resolve typeResolver) *relations {
+// newRelations tracks the given tables.
+func newRelations(tables []TableRef, catalog catalog, resolve typeResolver) *relations {
 	r := &relations{
 		byName:  make(map[tableName]bool, len(tables)),
-		byOID:   oids,
+		catalog: catalog,
 		known:   make(map[uint32]*tracked),
 		types:   make(map[uint32]columnType),
 		resolve: resolve,
@@ -70,19 +66,20 @@ func (r *relations) find(id uint32) (*tracked, error) {
 	return t, nil
 }
 
-// describe takes in a RELATION message. It asks the catalog where a mapped
-// table has types that nothing explained so far. A description that equals the
-// one before keeps its address, so that nobody has to plan for it again.
-func (r *relations) describe(ctx context.Context, body []byte) error {
+// describe takes in a RELATION message of the transaction that commits at the
+// given position. It asks the catalog where a mapped table has types that nothing
+// explained so far. A description that equals the one before keeps its address, so
+// that nobody has to plan for it again.
+func (r *relations) describe(ctx context.Context, commit LSN, body []byte) error {
 	rel, err := decodeRelation(body)
 	if err != nil {
 		return err
 	}
-	mapped, err := r.recognise(rel)
+	mapped, err := r.recognise(rel, commit)
 	if err != nil {
 		return err
 	}
-	if mapped != unmapped {
+	if mapped {
 		if err := r.explain(ctx, rel.Columns); err != nil {
 			return fmt.Errorf("types of table %s.%s: %w", rel.Schema, rel.Name, err)
 		}
@@ -94,27 +91,44 @@ func (r *relations) describe(ctx context.Context, body []byte) error {
 	return nil
 }
 
-// recognise tells whether a table is a mapped one. Its name decides. A table
-// that got its mapped name only after the rows were written is known by its OID,
-// and gets that name in rel, so that a renaming which the mapping follows loses
-// nothing. A mapped table that is renamed while it is streamed is refused.
-func (r *relations) recognise(rel *Relation) (mapping, error) {
+// recognise tells whether a table is a mapped one.
+//
+// What was written before Prepare looked at the catalog is history: a table
+// counts under the mapped name that it had then, else under the one that it has
+// since, which rel then gets. So a renaming that the mapping follows, or that was
+// taken back, loses nothing, and none stops the stream at every start. From then
+// on name and OID have to agree.
+func (r *relations) recognise(rel *Relation, commit LSN) (bool, error) {
 	name := tableName{rel.Schema, rel.Name}
-	if r.byName[name] {
-		return mappedName, nil
-	}
-	if known := r.known[rel.ID]; known != nil && known.mapped == mappedName {
-		return unmapped, &Refusal{
-			Thing:   "table " + known.Schema + "." + known.Name,
-			Problem: "it was renamed to " + name.String(),
-			Cure:    "give it its old name back, or put the new one into the mapping file",
+	named := r.byName[name]
+	now, prepared := r.catalog.tables[rel.ID]
+	switch known := r.known[rel.ID]; {
+	case r.catalog.tables == nil:
+		if !named && known != nil && known.mapped {
+			return false, renamed(tableName{known.Schema, known.Name}, name)
 		}
+		return named, nil
+	case commit < r.catalog.at:
+		if !named && prepared {
+			rel.Schema, rel.Name = now.schema, now.name
+		}
+		return named || prepared, nil
+	case prepared && now != name:
+		return false, renamed(now, name)
+	case named && !prepared:
+		return false, &Refusal{Thing: "table " + name.String(), Problem: "another one has its name since the start",
+			Cure: "start again when the table is as it should be: it is then compared with the state"}
 	}
-	if now, ok := r.byOID[rel.ID]; ok {
-		rel.Schema, rel.Name = now.schema, now.name
-		return mappedOID, nil
+	return named, nil
+}
+
+// renamed refuses a mapped table that has another name since the start.
+func renamed(from, to tableName) *Refusal {
+	return &Refusal{
+		Thing:   "table " + from.String(),
+		Problem: "it was renamed to " + to.String(),
+		Cure:    "give it its old name back, or put the new one into the mapping file",
 	}
-	return unmapped, nil
 }
 
 // equal reports whether both say the same.

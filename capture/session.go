@@ -215,7 +215,7 @@ func startError(ctx context.Context, slot string, err error) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", step, context.Cause(ctx))
 	case code == codeUndefinedObject:
-		return lostSlot(slot, "it does not exist")
+		return &Refusal{Thing: "slot " + slot, Problem: "it does not exist", Cure: goneCure}
 	case code == codeNotInState, code == codeUndefinedFile:
 		return lostSlot(slot, serverText(err))
 	case code == codeNoRight:
@@ -231,8 +231,7 @@ func streamError(slot, publication string, err error) error {
 		return &Refusal{
 			Thing:   "publication " + publication,
 			Problem: serverText(err),
-			Cure: "the slot cannot get past the changes of that time: drop it, create the publication, " +
-				"then run backstory backfill, which makes a slot and publishes what differs",
+			Cure:    rebuildCure(slot) + "; the slot cannot get past the changes of that time",
 		}
 	case codeNotInState, codeUndefinedFile:
 		return lostSlot(slot, serverText(err))
@@ -242,11 +241,7 @@ func streamError(slot, publication string, err error) error {
 
 // lostSlot says that changes are out of reach for ever.
 func lostSlot(slot, problem string) *Refusal {
-	return &Refusal{
-		Thing:   "slot " + slot,
-		Problem: problem,
-		Cure:    "run backstory backfill, which makes the slot anew and publishes what differs",
-	}
+	return &Refusal{Thing: "slot " + slot, Problem: problem, Cure: rebuildCure(slot)}
 }
 
 // serverText is the server's message with its detail.

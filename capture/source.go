@@ -15,6 +15,11 @@ type TableInfo struct {
 	Relation   *Relation // columns without generated ones
 	Rows       float64   // pg_class.reltuples, an estimate; −1 if never analysed
 	Generated  []string  // generated columns, which logical decoding leaves out
+	// Lineage differs once the table, the publication or the table's place in it
+	// was replaced or altered. Changes in between may be missing from the stream,
+	// and the rows of a replaced table went without a DELETE, so that what is known
+	// of the table has to be compared with it. Empty in Doctor's report.
+	Lineage string
 }
 
 // SlotInfo is what the server says of the slot.

@@ -78,7 +78,7 @@ func (d *Database) Open(ctx context.Context, start LSN) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := newStream(d.cfg, session, newRelations(d.tables, d.preparedOIDs(), d.lookUpTypes), start, metrics)
+	s := newStream(d.cfg, session, newRelations(d.tables, d.preparedCatalog(), d.lookUpTypes), start, metrics)
 	d.log.Info("slot taken", "slot", d.cfg.Slot, "lsn", start)
 	s.run(context.WithoutCancel(ctx), d)
 	return s, nil
@@ -111,18 +111,18 @@ func (s *Stream) run(ctx context.Context, d *Database) {
 	})
 }
 
-// preparedOIDs says which OIDs the mapped tables have now, as far as it is known.
-func (d *Database) preparedOIDs() map[uint32]tableName {
+// preparedCatalog says where Prepare found the mapped tables.
+func (d *Database) preparedCatalog() catalog {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.baseline == nil {
-		return nil
+		return catalog{}
 	}
-	oids := make(map[uint32]tableName, len(d.baseline.tables))
+	found := catalog{at: d.baseline.at, tables: make(map[uint32]tableName, len(d.baseline.tables))}
 	for _, t := range d.baseline.tables {
-		oids[t.Relation.ID] = tableName{t.Schema, t.Name}
+		found.tables[t.Relation.ID] = tableName{t.Schema, t.Name}
 	}
-	return oids
+	return found
 }
 
 // lookUpTypes is resolveTypes on a connection of its own, which a stream needs

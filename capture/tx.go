@@ -143,7 +143,7 @@ func (a *assembler) dispatch(ctx context.Context, kind byte, body []byte) error 
 	case msgCommit:
 		return a.commit(body)
 	case msgRelation:
-		return a.rels.describe(ctx, body)
+		return a.rels.describe(ctx, a.tx.commit, body)
 	case msgType:
 		return a.rels.learn(body)
 	case msgTruncate:
@@ -202,7 +202,7 @@ func (a *assembler) row(kind byte, body []byte) error {
 		return err
 	}
 	data, values := body, &a.unused
-	if table.mapped != unmapped {
+	if table.mapped {
 		data, values = a.cur.copy(body), &a.cur.values
 	}
 	a.unused.reset()
@@ -210,7 +210,7 @@ func (a *assembler) row(kind byte, body []byte) error {
 	if err != nil {
 		return fmt.Errorf("table %s.%s: %w", table.Schema, table.Name, err)
 	}
-	if table.mapped == unmapped {
+	if !table.mapped {
 		return nil // it was only checked
 	}
 	change := a.add(table.Relation, len(body))
@@ -240,7 +240,7 @@ func (a *assembler) truncate(body []byte) error {
 		if err := a.count(); err != nil {
 			return err
 		}
-		if table.mapped != unmapped {
+		if table.mapped {
 			a.add(table.Relation, 0).Op = OpTruncate
 		}
 	}

@@ -102,7 +102,7 @@ func noTypes(context.Context, []uint32) (map[uint32]columnType, error) {
 }
 
 func testAssembler(t require, msgs ...[]byte) *assembler {
-	rels := newRelations([]TableRef{{Schema: "public", Name: "products"}}, nil, noTypes)
+	rels := newRelations([]TableRef{{Schema: "public", Name: "products"}}, catalog{}, noTypes)
 	a := newAssembler(rels, 4<<20, 0)
 	feed(t, a, tablesMsgs...)
 	feed(t, a, msgs...)

@@ -3,7 +3,6 @@ package capture
 import (
 	"context"
 	"errors"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +13,7 @@ import (
 // baseline is what Prepare found and everything after it relies on.
 type baseline struct {
 	identity    Identity
+	at          LSN // end of WAL before the tables were looked at
 	tables      []TableInfo
 	publication *publicationFacts
 }
@@ -133,11 +133,11 @@ func (d *Database) slotDifferences(slot *SlotStatus, was *baseline) []error {
 	thing := "slot " + slot.Name
 	switch {
 	case !slot.Exists:
-		return []error{&Refusal{Thing: thing, Problem: "it was dropped", Cure: "run `backstory backfill`: it makes the slot anew and publishes what is missing"}}
+		return []error{&Refusal{Thing: thing, Problem: "it was dropped", Cure: goneCure}}
 	case slot.Lost():
-		return []error{&Refusal{Thing: thing, Problem: lostProblem(slot), Cure: lostCure}}
+		return []error{&Refusal{Thing: thing, Problem: lostProblem(slot), Cure: rebuildCure(slot.Name)}}
 	case slot.Plugin != outputPlugin || slot.Database != was.identity.Database:
-		return []error{&Refusal{Thing: thing, Problem: "it was replaced by another one", Cure: "set source.slot to a new name and run `backstory backfill`"}}
+		return []error{&Refusal{Thing: thing, Problem: "it was replaced by another one", Cure: "set source.slot to a new name, then " + goneCure}}
 	}
 	return nil
 }
@@ -146,35 +146,44 @@ func (d *Database) slotDifferences(slot *SlotStatus, was *baseline) []error {
 // of the mapped tables in it.
 func (d *Database) publicationDifferences(now *publicationFacts, was *baseline) []error {
 	thing := "publication " + d.cfg.Publication
-	if now.oid != was.publication.oid {
-		problem := "it was dropped"
-		if now.oid != 0 {
-			problem = "it was dropped and made anew"
-		}
-		return []error{&Refusal{Thing: thing, Problem: problem + "; changes made meanwhile cannot be streamed",
-			Cure: "make it as it was, SELECT pg_drop_replication_slot(" + quoteLiteral(d.cfg.Slot) + "), and run `backstory backfill`"}}
+	switch {
+	case now.oid == 0:
+		return []error{&Refusal{Thing: thing, Problem: "it was dropped; changes made meanwhile cannot be streamed", Cure: rebuildCure(d.cfg.Slot)}}
+	case now.oid != was.publication.oid:
+		return []error{&Refusal{Thing: thing, Problem: "it was dropped and made anew; changes made meanwhile cannot be streamed", Cure: rebuildCure(d.cfg.Slot)}}
+	case len(now.lacks) > 0:
+		return []error{&Refusal{Thing: thing, Problem: "it no longer publishes " + strings.Join(now.lacks, ", "),
+			Cure: "ALTER PUBLICATION " + quoteIdent(d.cfg.Publication) + " SET (publish = 'insert, update, delete, truncate'); then " + againCure}}
+	case now.version != was.publication.version:
+		return []error{&Refusal{Thing: thing, Problem: "it was altered; changes made meanwhile may be missing", Cure: againCure}}
 	}
 	var errs []error
-	if !slices.Equal(now.lacks, was.publication.lacks) {
-		errs = append(errs, &Refusal{Thing: thing, Problem: "it no longer publishes " + strings.Join(now.lacks, ", "),
-			Cure: "ALTER PUBLICATION " + quoteIdent(d.cfg.Publication) + " SET (publish = 'insert, update, delete, truncate'); then run `backstory backfill`"})
-	}
-	if now.viaRoot != was.publication.viaRoot || now.generated != was.publication.generated {
-		errs = append(errs, &Refusal{Thing: thing, Problem: "its options were changed", Cure: "set them back, then run `backstory backfill`"})
-	}
 	for _, ref := range d.tables {
 		before, after := was.publication.members[ref.String()], now.members[ref.String()]
 		switch {
 		case after.same(before):
 		case !after.covered:
 			errs = append(errs, &Refusal{Thing: "table " + ref.String(), Problem: "it was taken out of publication " + d.cfg.Publication,
-				Cure: "ALTER PUBLICATION " + quoteIdent(d.cfg.Publication) + " ADD TABLE ONLY " + quoteTable(ref.Schema, ref.Name) + "; then run `backstory backfill`"})
+				Cure: "ALTER PUBLICATION " + quoteIdent(d.cfg.Publication) + " ADD TABLE ONLY " + quoteTable(ref.Schema, ref.Name) + "; then " + againCure})
 		default:
 			errs = append(errs, &Refusal{Thing: "table " + ref.String(), Problem: "its entry in publication " + d.cfg.Publication + " was changed; changes made meanwhile may be missing",
-				Cure: "run `backstory doctor`, then `backstory backfill`"})
+				Cure: againCure})
 		}
 	}
 	return errs
+}
+
+// againCure ends what only a comparison mends: a start that finds another
+// TableInfo.Lineage than the state remembers makes one.
+const againCure = "start again: the preflight says what is wrong still, then the tables are compared with the state"
+
+// goneCure is the way out where there is no slot.
+const goneCure = "move the state directory away and start again: " +
+	"the state is rebuilt from the topics, a new slot is made, and the tables are compared with it"
+
+// rebuildCure is the way out where the slot cannot be streamed any more.
+func rebuildCure(slot string) string {
+	return "SELECT pg_drop_replication_slot(" + quoteLiteral(slot) + "); then " + goneCure
 }
 
 // tableDifferences says whether a table is still the one that was prepared and
@@ -186,7 +195,7 @@ func (d *Database) tableDifferences(now *tableFacts, was *Relation, publication 
 		if now.oid != 0 {
 			problem = "it was dropped and made anew, or another one has its name"
 		}
-		return []error{&Refusal{Thing: thing, Problem: problem, Cure: "restore it, or correct the mapping; then run `backstory backfill`"}}
+		return []error{&Refusal{Thing: thing, Problem: problem, Cure: "restore it, or correct the mapping; then " + againCure}}
 	}
 	var errs []error
 	if !containsAll(now.identityColumns(), now.key()) || now.key() == nil {

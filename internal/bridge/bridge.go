@@ -134,18 +134,15 @@ func (b *Bridge) bind(prepared *capture.Prepared) error {
 	if err := b.mapping.Bind(prepared.Tables); err != nil {
 		return err
 	}
-	changed, err := b.memory.register(b.mapping.Tables)
+	changed, err := b.memory.register(b.mapping.Tables, prepared.Tables)
 	if err != nil {
 		return fmt.Errorf("mapping against the state: %w", err)
 	}
 	for _, c := range changed {
 		for _, text := range c.changes {
-			b.log.Info("the mapping has changed", "table", c.table.String(), "change", text)
+			b.log.Info("changed since the last run", "table", c.table.String(), "change", text)
 		}
-		b.log.Info("the table is compared with the state: what the mapping now makes of it is published", "table", c.table.String())
-		if err := b.again(c.table); err != nil {
-			return err
-		}
+		b.log.Info("the table is compared with the state, and the differences are published", "table", c.table.String())
 	}
 	return nil
 }

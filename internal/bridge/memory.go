@@ -34,6 +34,7 @@ type registration struct {
 	Events      string   `json:"events"`
 	Latest      string   `json:"latest"`
 	Fingerprint string   `json:"fingerprint"`
+	Lineage     string   `json:"lineage"` // capture.TableInfo.Lineage
 	Mapping     mapped   `json:"mapping"`
 }
 
@@ -135,9 +136,12 @@ func (m memory) setMark(b *state.Batch, name string, mark transform.Mark) {
 }
 
 // register gives each table of the mapping its number and refuses one whose
-// aggregate was made with another table, key or topic. It reports the tables
-// whose mapping changed in any other way.
-func (m memory) register(tables []*transform.Table) (changed []changedMapping, err error) {
+// aggregate was made with another table, key or topic. Where the mapping changed
+// in any other way, or the stream has a gap because the table or its publication
+// was replaced, the table's import begins anew, as one that repairs; those tables
+// are reported. Both is committed at once: a change that is only remembered would
+// never be repaired.
+func (m memory) register(tables []*transform.Table, infos []capture.TableInfo) (changed []changedMapping, err error) {
 	known, last := map[string]registration{}, uint16(0)
 	for _, t := range tables {
 		r, ok, err := m.registration(t.Aggregate)
@@ -155,7 +159,8 @@ func (m memory) register(tables []*transform.Table) (changed []changedMapping, e
 	for _, t := range tables {
 		print := t.Fingerprint()
 		now := registration{Table: t.Schema + "." + t.Name, Key: t.Key, Events: t.Topics.Events,
-			Latest: t.Topics.Latest, Fingerprint: hex.EncodeToString(print[:]), Mapping: mappedOf(t)}
+			Latest: t.Topics.Latest, Fingerprint: hex.EncodeToString(print[:]), Mapping: mappedOf(t),
+			Lineage: lineage(infos, t)}
 		old, ok := known[t.Aggregate]
 		if ok {
 			if err := sameAggregate(t, old, now); err != nil {
@@ -163,8 +168,12 @@ func (m memory) register(tables []*transform.Table) (changed []changedMapping, e
 				return nil, err
 			}
 			now.ID = old.ID
-			if old.Fingerprint != now.Fingerprint {
-				changed = append(changed, changedMapping{t, old.Mapping.changes(now.Mapping)})
+			if found := old.changes(now); len(found) > 0 {
+				changed = append(changed, changedMapping{t, found})
+				if err := setRun(b, old.ID, importRun{Reconcile: true}); err != nil {
+					m.store.Drop(b)
+					return nil, err
+				}
 			}
 		} else {
 			last++
@@ -177,6 +186,27 @@ func (m memory) register(tables []*transform.Table) (changed []changedMapping, e
 	}
 	b.SetMeta("tables", binary.BigEndian.AppendUint16(nil, last))
 	return changed, m.store.Commit(b)
+}
+
+// changes says, for people, why the table is to be compared with the state.
+func (r registration) changes(now registration) (found []string) {
+	if r.Fingerprint != now.Fingerprint {
+		found = r.Mapping.changes(now.Mapping)
+	}
+	if r.Lineage != now.Lineage {
+		found = append(found, "the table, its publication or its place in it was replaced or altered: the stream may have a gap")
+	}
+	return found
+}
+
+// lineage is that of the mapped table in the catalog.
+func lineage(infos []capture.TableInfo, t *transform.Table) string {
+	for _, info := range infos {
+		if info.Schema == t.Schema && info.Name == t.Name {
+			return info.Lineage
+		}
+	}
+	return ""
 }
 
 // recall gives each table its number without writing anything; tables that the
