@@ -62,6 +62,7 @@ type indexFacts struct {
 // partitionFacts is one leaf of a partitioned table.
 type partitionFacts struct {
 	name     string // schema.name
+	sql      string // the same, quoted
 	kind     string
 	identity byte
 }
@@ -207,15 +208,15 @@ WITH RECURSIVE tree AS (
   SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = $1::oid
   UNION ALL
   SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.inhrelid)
-SELECT n.nspname || '.' || c.relname, c.relkind, c.relreplident
+SELECT n.nspname, c.relname, c.relkind, c.relreplident
   FROM tree JOIN pg_class c ON c.oid = tree.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE c.relkind <> 'p' ORDER BY 1`, formatOID(table))
+ WHERE c.relkind <> 'p' ORDER BY 1, 2`, formatOID(table))
 	if err != nil {
 		return nil, err
 	}
 	leaves := make([]partitionFacts, len(rows))
 	for i, row := range rows {
-		leaves[i] = partitionFacts{name: row[0], kind: row[1], identity: firstByte(row[2])}
+		leaves[i] = partitionFacts{name: row[0] + "." + row[1], sql: quoteTable(row[0], row[1]), kind: row[2], identity: firstByte(row[3])}
 	}
 	return leaves, nil
 }

@@ -2,7 +2,6 @@ package capture
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -31,7 +30,7 @@ func (d *Database) checkPublication(s *survey) {
 		return
 	}
 	if len(p.lacks) > 0 {
-		r.fail(check, "ALTER PUBLICATION "+name+" SET (publish = 'insert, update, delete, truncate')",
+		r.fail(check, d.publishSQL(s.major),
 			"it does not publish %s", strings.Join(p.lacks, ", "))
 	}
 	if p.generated {
@@ -182,16 +181,25 @@ func (s *survey) checkKey(t *tableFacts, name string) {
 		r.fail(name+", primary key", "ALTER TABLE "+t.sql()+" ADD PRIMARY KEY (…)", "it has none, so its rows cannot be told apart")
 	case len(missing(t.columnNames(), key)) > 0: // said by checkColumns
 	case index == nil:
-		r.fail(name+", key", fmt.Sprintf("ALTER TABLE %s ADD UNIQUE (%s), with each column NOT NULL; or map the primary key",
-			t.sql(), quoteIdents(key)), "no unique index over NOT NULL columns lies in (%s)", strings.Join(key, ", "))
+		r.fail(name+", key", t.uniqueSQL(key)+"; or map the primary key", "no unique index over NOT NULL columns lies in (%s)", strings.Join(key, ", "))
 	case !index.ordered:
 		r.warn(name+", key", "CREATE UNIQUE INDEX CONCURRENTLY ON "+t.sql()+" ("+quoteIdents(index.columns)+")",
 			"index %s is not in default order: each chunk of a backfill sorts the table", index.name)
 	}
 	if pk != nil && !pk.immediate && t.identity == identityDefault {
-		r.fail(name+", primary key", fmt.Sprintf("ALTER TABLE %s ALTER CONSTRAINT %s NOT DEFERRABLE (a new primary key before Postgres 18), or ALTER TABLE %s REPLICA IDENTITY FULL",
-			t.sql(), quoteIdent(pk.name), t.sql()), "it is deferrable and therefore no replica identity: once published, UPDATE and DELETE fail")
+		r.fail(name+", primary key", "ALTER TABLE "+t.sql()+" REPLICA IDENTITY "+t.identityCure()+", or make the primary key anew", "it is deferrable and therefore no replica identity: once published, UPDATE and DELETE fail")
 	}
+}
+
+// uniqueSQL makes the columns a key.
+func (t *tableFacts) uniqueSQL(columns []string) string {
+	var actions strings.Builder
+	for _, c := range t.columns {
+		if slices.Contains(columns, c.name) && !c.notNull {
+			actions.WriteString("ALTER " + quoteIdent(c.name) + " SET NOT NULL, ")
+		}
+	}
+	return "ALTER TABLE " + t.sql() + " " + actions.String() + "ADD UNIQUE (" + quoteIdents(columns) + ")"
 }
 
 // checkIdentity judges whether WAL says which row an UPDATE or DELETE met.
@@ -205,7 +213,7 @@ func (s *survey) checkIdentity(t *tableFacts, name string) {
 	case t.identity == identityDefault && identity == nil && (pk == nil && t.ref.Key == nil || pk != nil): // said by checkKey
 	case identity == nil:
 		r.fail(check, "ALTER TABLE "+t.sql()+" REPLICA IDENTITY "+t.identityCure(), "it has none: once published, UPDATE and DELETE fail")
-	case s.major >= versionGenerated && t.identityGenerated():
+	case s.major >= versionGenerated && t.identityGenerated() && len(missing(t.columnNames(), key)) == 0:
 		r.fail(check, t.withoutGenerated(), "it has generated columns, which are not published: UPDATE and DELETE fail")
 	case t.identity == identityFull:
 		r.warn(check, "ALTER TABLE "+t.sql()+" REPLICA IDENTITY DEFAULT, if nobody else needs it",
@@ -263,9 +271,9 @@ func (s *survey) checkPartitions(t *tableFacts, name string) {
 		case leaf.kind != kindTable:
 			s.report.fail(check, "detach it, or map the ordinary partitions", "is %s, whose changes are not in WAL", kindName(leaf.kind))
 		case leaf.identity == identityNothing:
-			s.report.fail(check, "ALTER TABLE "+leaf.name+" REPLICA IDENTITY DEFAULT", "its replica identity is NOTHING: once published, UPDATE and DELETE fail")
+			s.report.fail(check, "ALTER TABLE "+leaf.sql+" REPLICA IDENTITY DEFAULT", "its replica identity is NOTHING: once published, UPDATE and DELETE fail")
 		case leaf.identity != t.identity:
-			s.report.warn(check, "ALTER TABLE "+leaf.name+" REPLICA IDENTITY "+strings.ToUpper(identityName(t.identity)),
+			s.report.warn(check, "ALTER TABLE "+leaf.sql+" REPLICA IDENTITY "+strings.ToUpper(identityName(t.identity)),
 				"its replica identity is %s, that of the table %s", identityName(leaf.identity), identityName(t.identity))
 		}
 	}

@@ -197,16 +197,26 @@ func (p *publicationFacts) uncovered(tables []*tableFacts) []*tableFacts {
 
 // createSQL is the statement that makes the publication.
 func (d *Database) createSQL(tables []*tableFacts, major int) string {
-	options := "publish = 'insert, update, delete'"
-	if major >= versionTruncate {
-		options = "publish = 'insert, update, delete, truncate'"
-	}
+	options := publishOption(major)
 	partitioned := func(t *tableFacts) bool { return t.kind == kindPartitioned }
 	if major >= versionViaRoot && slices.ContainsFunc(tables, partitioned) {
 		options += ", publish_via_partition_root = true"
 	}
 	return "CREATE PUBLICATION " + quoteIdent(d.cfg.Publication) + " FOR TABLE " +
 		d.memberSQL(tables, major) + " WITH (" + options + ")"
+}
+
+// publishOption publishes all that the server can.
+func publishOption(major int) string {
+	if major < versionTruncate {
+		return "publish = 'insert, update, delete'"
+	}
+	return "publish = 'insert, update, delete, truncate'"
+}
+
+// publishSQL is the statement that makes the publication publish all operations.
+func (d *Database) publishSQL(major int) string {
+	return "ALTER PUBLICATION " + quoteIdent(d.cfg.Publication) + " SET (" + publishOption(major) + ")"
 }
 
 // addSQL is the statement that adds tables to the publication.

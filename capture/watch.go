@@ -104,7 +104,7 @@ func (d *Database) recheck(ctx context.Context, conn *pgconn.PgConn) error {
 	if err := s.readTables(ctx, conn, d.tables); err != nil {
 		return err
 	}
-	errs := append(d.slotDifferences(&slot, was), d.publicationDifferences(publication, was)...)
+	errs := append(d.slotDifferences(&slot, was), d.publicationDifferences(publication, was, serverMajor(conn))...)
 	for i, t := range s.tables {
 		errs = append(errs, d.tableDifferences(t, was.tables[i].Relation, publication)...)
 	}
@@ -144,7 +144,7 @@ func (d *Database) slotDifferences(slot *SlotStatus, was *baseline) []error {
 
 // publicationDifferences says what has become of the publication as a whole and
 // of the mapped tables in it.
-func (d *Database) publicationDifferences(now *publicationFacts, was *baseline) []error {
+func (d *Database) publicationDifferences(now *publicationFacts, was *baseline, major int) []error {
 	thing := "publication " + d.cfg.Publication
 	switch {
 	case now.oid == 0:
@@ -153,7 +153,7 @@ func (d *Database) publicationDifferences(now *publicationFacts, was *baseline) 
 		return []error{&Refusal{Thing: thing, Problem: "it was dropped and made anew; changes made meanwhile cannot be streamed", Cure: rebuildCure(d.cfg.Slot)}}
 	case len(now.lacks) > 0:
 		return []error{&Refusal{Thing: thing, Problem: "it no longer publishes " + strings.Join(now.lacks, ", "),
-			Cure: "ALTER PUBLICATION " + quoteIdent(d.cfg.Publication) + " SET (publish = 'insert, update, delete, truncate'); then " + againCure}}
+			Cure: d.publishSQL(major) + "; then " + againCure}}
 	case now.version != was.publication.version:
 		return []error{&Refusal{Thing: thing, Problem: "it was altered; changes made meanwhile may be missing", Cure: againCure}}
 	}
