@@ -9,10 +9,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Values of pg_class.relkind and relreplident that decide something.
+// Values of pg_class.relkind, relpersistence and relreplident that decide something.
 const (
 	kindTable       = "r"
 	kindPartitioned = "p"
+
+	persistent = "p"
+	unlogged   = "u"
+	temporary  = "t"
 
 	identityDefault = 'd'
 	identityNothing = 'n'
@@ -25,7 +29,7 @@ type tableFacts struct {
 	ref         TableRef
 	oid         uint32 // 0: there is no such table
 	kind        string // relkind
-	persistence string // p permanent, u unlogged, t temporary
+	persistence string // relpersistence
 	identity    byte   // relreplident
 	rows        float64
 	owner       string

@@ -113,9 +113,9 @@ func (s *survey) checkKind(t *tableFacts, name string) bool {
 		r.fail(name, "map its partitions, or upgrade", "a partitioned table cannot be published before Postgres %d", versionViaRoot)
 	case t.kind != kindTable && t.kind != kindPartitioned:
 		r.fail(name, "map the table behind it", "is %s, which has no changes of its own", kindName(t.kind))
-	case t.persistence == "u":
+	case t.persistence == unlogged:
 		r.fail(name, "ALTER TABLE "+t.sql()+" SET LOGGED", "is unlogged: its changes are not in WAL")
-	case t.persistence == "t":
+	case t.persistence == temporary:
 		r.fail(name, "map a permanent table", "is temporary: its changes are not in WAL")
 	default:
 		return true

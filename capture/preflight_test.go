@@ -3,7 +3,6 @@ package capture_test
 import (
 	"errors"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -159,10 +158,7 @@ func TestPreflightRefuses(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			pg := testenv.Postgres(t, testenv.PGVersion(version))
-			major, err := strconv.Atoi(version)
-			if err != nil {
-				t.Fatal(err)
-			}
+			major := major(t, version)
 			for _, tt := range tests {
 				if major >= tt.from && (tt.to == 0 || major <= tt.to) {
 					t.Run(tt.name, func(t *testing.T) { tt.check(t, pg, major) })

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -155,4 +156,14 @@ func findings(r capture.Report, level capture.Level) string {
 		}
 	}
 	return b.String()
+}
+
+// major parses a major version.
+func major(t *testing.T, version string) int {
+	t.Helper()
+	n, err := strconv.Atoi(version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

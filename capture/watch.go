@@ -65,18 +65,6 @@ func (d *Database) watch(ctx context.Context) error {
 	}
 }
 
-// Recheck is one round of the watch, on a session of its own: a *Refusal says
-// what is no longer as Prepare found it. After a reconnect it has to succeed
-// before anything is confirmed.
-func (d *Database) Recheck(ctx context.Context) error {
-	conn, err := d.connect(ctx, false)
-	if err != nil {
-		return err
-	}
-	defer closeConn(ctx, conn)
-	return d.recheck(ctx, conn)
-}
-
 // recheck compares the catalog with the baseline.
 func (d *Database) recheck(ctx context.Context, conn *pgconn.PgConn) error {
 	d.mu.Lock()
@@ -198,6 +186,10 @@ func (d *Database) tableDifferences(now *tableFacts, was *Relation, publication 
 		return []error{&Refusal{Thing: thing, Problem: problem, Cure: "restore it, or correct the mapping; then " + againCure}}
 	}
 	var errs []error
+	if now.persistence != persistent {
+		errs = append(errs, &Refusal{Thing: thing, Problem: "it is unlogged: its changes are not in WAL",
+			Cure: "ALTER TABLE " + now.sql() + " SET LOGGED; then " + goneCure})
+	}
 	if !containsAll(now.identityColumns(), now.key()) || now.key() == nil {
 		errs = append(errs, &Refusal{Thing: thing, Problem: "its replica identity no longer has the key: UPDATE and DELETE fail, or do not say which row they met",
 			Cure: "run `backstory doctor`"})
