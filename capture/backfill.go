@@ -24,8 +24,8 @@ const (
 type Reader struct {
 	d     *Database
 	info  TableInfo
-	where string // SQL condition of the rows that chunks have; empty: all
-	conn *pgconn.PgConn // nil after an error
+	where string         // SQL condition of the rows that chunks have; empty: all
+	conn  *pgconn.PgConn // nil after an error
 
 	facts *tableFacts // of the last chunk
 	plan  *readPlan   // belongs to facts

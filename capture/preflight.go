@@ -411,7 +411,7 @@ func (d *Database) checkExistingSlot(s *survey) {
 	case slot.Temporary:
 		r.fail(check, "set source.slot to another name", "it is a temporary slot of session %d", slot.ActivePID)
 	case slot.Lost():
-		r.fail(check, rebuildCure(slot.Name), "%s", lostProblem(slot))
+		r.fail(check, repairCure, "%s", lostProblem(slot))
 	case slot.ActivePID != 0:
 		r.warn(check, "none if that is another instance of the bridge: this one stands by",
 			"session %d streams from it", slot.ActivePID)

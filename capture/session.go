@@ -215,7 +215,7 @@ func startError(ctx context.Context, slot string, err error) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", step, context.Cause(ctx))
 	case code == codeUndefinedObject:
-		return &Refusal{Thing: "slot " + slot, Problem: "it does not exist", Cure: goneCure}
+		return &Refusal{Thing: "slot " + slot, Problem: "it does not exist", Cure: repairCure}
 	case code == codeNotInState, code == codeUndefinedFile:
 		return lostSlot(slot, serverText(err))
 	case code == codeNoRight:
@@ -231,7 +231,7 @@ func streamError(slot, publication string, err error) error {
 		return &Refusal{
 			Thing:   "publication " + publication,
 			Problem: serverText(err),
-			Cure:    rebuildCure(slot) + "; the slot cannot get past the changes of that time",
+			Cure:    anewCure(slot) + "; as it is, the slot cannot get past the changes of that time",
 		}
 	case codeNotInState, codeUndefinedFile:
 		return lostSlot(slot, serverText(err))
@@ -241,7 +241,7 @@ func streamError(slot, publication string, err error) error {
 
 // lostSlot says that changes are out of reach for ever.
 func lostSlot(slot, problem string) *Refusal {
-	return &Refusal{Thing: "slot " + slot, Problem: problem, Cure: rebuildCure(slot)}
+	return &Refusal{Thing: "slot " + slot, Problem: problem, Cure: repairCure}
 }
 
 // serverText is the server's message with its detail.

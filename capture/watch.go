@@ -121,11 +121,11 @@ func (d *Database) slotDifferences(slot *SlotStatus, was *baseline) []error {
 	thing := "slot " + slot.Name
 	switch {
 	case !slot.Exists:
-		return []error{&Refusal{Thing: thing, Problem: "it was dropped", Cure: goneCure}}
+		return []error{&Refusal{Thing: thing, Problem: "it was dropped", Cure: repairCure}}
 	case slot.Lost():
-		return []error{&Refusal{Thing: thing, Problem: lostProblem(slot), Cure: rebuildCure(slot.Name)}}
+		return []error{&Refusal{Thing: thing, Problem: lostProblem(slot), Cure: repairCure}}
 	case slot.Plugin != outputPlugin || slot.Database != was.identity.Database:
-		return []error{&Refusal{Thing: thing, Problem: "it was replaced by another one", Cure: "set source.slot to a new name, then " + goneCure}}
+		return []error{&Refusal{Thing: thing, Problem: "it was replaced by another one", Cure: "set source.slot to a new name; then " + repairCure}}
 	}
 	return nil
 }
@@ -136,9 +136,9 @@ func (d *Database) publicationDifferences(now *publicationFacts, was *baseline, 
 	thing := "publication " + d.cfg.Publication
 	switch {
 	case now.oid == 0:
-		return []error{&Refusal{Thing: thing, Problem: "it was dropped; changes made meanwhile cannot be streamed", Cure: rebuildCure(d.cfg.Slot)}}
+		return []error{&Refusal{Thing: thing, Problem: "it was dropped; changes made meanwhile cannot be streamed", Cure: anewCure(d.cfg.Slot)}}
 	case now.oid != was.publication.oid:
-		return []error{&Refusal{Thing: thing, Problem: "it was dropped and made anew; changes made meanwhile cannot be streamed", Cure: rebuildCure(d.cfg.Slot)}}
+		return []error{&Refusal{Thing: thing, Problem: "it was dropped and made anew; changes made meanwhile cannot be streamed", Cure: anewCure(d.cfg.Slot)}}
 	case len(now.lacks) > 0:
 		return []error{&Refusal{Thing: thing, Problem: "it no longer publishes " + strings.Join(now.lacks, ", "),
 			Cure: d.publishSQL(major) + "; then " + againCure}}
@@ -165,13 +165,12 @@ func (d *Database) publicationDifferences(now *publicationFacts, was *baseline, 
 // TableInfo.Lineage than the state remembers makes one.
 const againCure = "start again: the preflight says what is wrong still, then the tables are compared with the state"
 
-// goneCure is the way out where there is no slot.
-const goneCure = "move the state directory away and start again: " +
-	"the state is rebuilt from the topics, a new slot is made, and the tables are compared with it"
+// repairCure is the way out where the slot is gone or lost.
+const repairCure = "run `backstory backfill --reconcile`: it makes the slot anew, compares the tables with the state and publishes the differences"
 
-// rebuildCure is the way out where the slot cannot be streamed any more.
-func rebuildCure(slot string) string {
-	return "SELECT pg_drop_replication_slot(" + quoteLiteral(slot) + "); then " + goneCure
+// anewCure is the way out where the slot is there but of no use any more.
+func anewCure(slot string) string {
+	return "SELECT pg_drop_replication_slot(" + quoteLiteral(slot) + "); then " + repairCure
 }
 
 // tableDifferences says whether a table is still the one that was prepared and
@@ -188,7 +187,7 @@ func (d *Database) tableDifferences(now *tableFacts, was *Relation, publication 
 	var errs []error
 	if now.persistence != persistent {
 		errs = append(errs, &Refusal{Thing: thing, Problem: "it is unlogged: its changes are not in WAL",
-			Cure: "ALTER TABLE " + now.sql() + " SET LOGGED; then " + goneCure})
+			Cure: "ALTER TABLE " + now.sql() + " SET LOGGED; then " + repairCure})
 	}
 	if !containsAll(now.identityColumns(), now.key()) || now.key() == nil {
 		errs = append(errs, &Refusal{Thing: thing, Problem: "its replica identity no longer has the key: UPDATE and DELETE fail, or do not say which row they met",
