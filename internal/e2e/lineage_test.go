@@ -20,14 +20,14 @@ func (r *rig) stocks() map[string]int {
 	stocks := map[string]int{}
 	for _, record := range records {
 		if len(record.Value) == 0 {
-			delete(stocks, string(record.Key))
+			delete(stocks, record.Key)
 			continue
 		}
 		var state struct{ Stock int }
 		if err := json.Unmarshal(record.Value, &state); err != nil {
 			r.tb.Fatal(err)
 		}
-		stocks[string(record.Key)] = state.Stock
+		stocks[record.Key] = state.Stock
 	}
 	return stocks
 }
