@@ -258,5 +258,5 @@ func decodeMessage(body []byte) (logicalMessage, error) {
 
 // decodeError names the message and the place in WAL.
 func decodeError(kind byte, at LSN, err error) error {
-	return fmt.Errorf("decode pgoutput message %q at %s: %w", kind, at, err)
+	return fmt.Errorf("decode pgoutput message %q at %s: %w; nothing above it is confirmed: start again, and report it if it comes again", kind, at, err)
 }

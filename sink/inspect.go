@@ -17,16 +17,16 @@ import (
 // Inspect runs the checks that Open runs of brokers, rights and topics, and makes
 // nothing. It returns the names of the topics that Open would make. Its error is
 // that of Open, with every wrong topic joined. It waits for brokers until ctx is
-// done.
-func Inspect(ctx context.Context, cfg Config, m *transform.Mapping, log *slog.Logger) (missing []string, err error) {
+// done. Where id is not known the right to the transactional id is not asked for.
+func Inspect(ctx context.Context, cfg Config, m *transform.Mapping, id capture.Identity, slot string, log *slog.Logger) (missing []string, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
-	p := &Producer{cfg: cfg, log: log, tables: make(map[*transform.Table]*tableTopics)}
+	p := &Producer{cfg: cfg, log: log, tables: make(map[*transform.Table]*tableTopics), transactionalID: cfg.transactionalID(id, slot)}
 	if p.metrics, err = newMetrics(prometheus.NewRegistry()); err != nil {
 		return nil, err
 	}
-	if err := p.lay(m, capture.Identity{}); err != nil {
+	if err := p.lay(m, id); err != nil {
 		return nil, err
 	}
 	if p.client, err = newClient(cfg, log, p.names...); err != nil {
@@ -38,7 +38,11 @@ func Inspect(ctx context.Context, cfg Config, m *transform.Mapping, log *slog.Lo
 	if err != nil || len(p.topics) == 0 {
 		return missing, err
 	}
-	return missing, p.inspectTopics(ctx, layouts)
+	err = p.inspectTopics(ctx, layouts)
+	if id.System != 0 || cfg.TransactionalID != "" {
+		err = errors.Join(err, p.checkRights(ctx))
+	}
+	return missing, err
 }
 
 // presentTopics looks once for the topics and forgets those that are not there.
@@ -75,7 +79,7 @@ func (p *Producer) presentTopics(ctx context.Context) (layouts []layout, missing
 		return nil, missing, p.create(ctx, absent) // refuses
 	}
 	p.topics = topics
-	return there, missing, nil
+	return there, missing, p.checkReplication(ctx, absent)
 }
 
 // inspectTopics checks the topics that are there.

@@ -98,11 +98,8 @@ func Open(ctx context.Context, cfg Config, m *transform.Mapping, id capture.Iden
 		return nil, err
 	}
 	p := &Producer{
-		cfg: cfg, log: log, metrics: metrics, transactionalID: cfg.TransactionalID,
+		cfg: cfg, log: log, metrics: metrics, transactionalID: cfg.transactionalID(id, slot),
 		tables: make(map[*transform.Table]*tableTopics), ended: make(map[stranger]bool),
-	}
-	if p.transactionalID == "" {
-		p.transactionalID = "backstory-" + strconv.FormatUint(id.System, 10) + "-" + slot
 	}
 	if err := p.lay(m, id); err != nil {
 		return nil, err
@@ -111,11 +108,30 @@ func Open(ctx context.Context, cfg Config, m *transform.Mapping, id capture.Iden
 		return nil, err
 	}
 	p.reader = newReader(p.client, log)
-	if err := p.prepareTopics(ctx); err != nil {
+	if err := p.ready(ctx); err != nil {
 		p.client.close()
 		return nil, err
 	}
-	return p, p.prepareEncoder()
+	return p, nil
+}
+
+// ready makes or checks the topics, and the rights to them.
+func (p *Producer) ready(ctx context.Context) error {
+	if err := p.prepareTopics(ctx); err != nil {
+		return err
+	}
+	if err := p.checkRights(ctx); err != nil {
+		return err
+	}
+	return p.prepareEncoder()
+}
+
+// transactionalID names the bridge of a slot of a cluster.
+func (c *Config) transactionalID(id capture.Identity, slot string) string {
+	if c.TransactionalID != "" {
+		return c.TransactionalID
+	}
+	return "backstory-" + strconv.FormatUint(id.System, 10) + "-" + slot
 }
 
 // lay lists the topics of the mapping.

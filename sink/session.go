@@ -137,14 +137,7 @@ func (p *Producer) initProducer(ctx context.Context, own session) (session, erro
 
 // joinAll adds every partition to the transaction.
 func (p *Producer) joinAll(ctx context.Context, s session) error {
-	req := &addpartitionstotxn.Request{TransactionalID: p.transactionalID, ProducerID: s.id, ProducerEpoch: s.epoch}
-	for _, t := range p.topics {
-		topic := addpartitionstotxn.RequestTopic{Name: t.name}
-		for i := range t.parts {
-			topic.Partitions = append(topic.Partitions, int32(i))
-		}
-		req.Topics = append(req.Topics, topic)
-	}
+	req := p.joinRequest(s)
 	const step = "add the partitions to the fence"
 	return p.insist(ctx, step, func(ctx context.Context) error {
 		res, err := p.client.roundTrip(ctx, nil, req)
@@ -153,6 +146,19 @@ func (p *Producer) joinAll(ctx context.Context, s session) error {
 		}
 		return p.judgeJoin(step, res.(*addpartitionstotxn.Response))
 	})
+}
+
+// joinRequest asks to add every partition to the session's transaction.
+func (p *Producer) joinRequest(s session) *addpartitionstotxn.Request {
+	req := &addpartitionstotxn.Request{TransactionalID: p.transactionalID, ProducerID: s.id, ProducerEpoch: s.epoch}
+	for _, t := range p.topics {
+		topic := addpartitionstotxn.RequestTopic{Name: t.name}
+		for i := range t.parts {
+			topic.Partitions = append(topic.Partitions, int32(i))
+		}
+		req.Topics = append(req.Topics, topic)
+	}
+	return req
 }
 
 // judgeJoin returns the worst answer, so that a refusal is not hidden behind a

@@ -28,6 +28,8 @@ const (
 	createdDeadLimit = maxRequest
 )
 
+const fewerReplicas = "set topics.replication in the mapping to at most the number of brokers"
+
 // setting is one configuration entry of a topic.
 type setting struct{ name, value string }
 
@@ -213,7 +215,7 @@ func (t *topicLog) judge(err error, detail string) error {
 	case kafka.InvalidTopic:
 		r.Cure = "choose another name: '.' and '_' count as the same in topic names, so a.b and a_b collide"
 	case kafka.InvalidReplicationFactor:
-		r.Cure = "set topics.replication in the mapping to at most the number of brokers"
+		r.Cure = fewerReplicas
 	case kafka.InvalidPartitionNumber:
 		r.Cure = "set topics.partitions in the mapping to 1 or more"
 	case kafka.InvalidConfiguration, kafka.PolicyViolation:

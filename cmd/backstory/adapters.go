@@ -128,7 +128,8 @@ func (t *topics) open(ctx context.Context, id capture.Identity) error {
 	if t.Producer != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, t.timeout, fmt.Errorf(
+		"no answer within bridge.startup_timeout (%s); check kafka.brokers and kafka.tls, and that the brokers are up", t.timeout))
 	defer cancel()
 	producer, err := sink.Open(ctx, t.cfg, t.mapping, id, t.slot, t.log, t.reg)
 	if err != nil {

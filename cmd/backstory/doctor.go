@@ -38,7 +38,8 @@ be asked.`,
 			if err := cfg.Validate(); err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), cfg.Bridge.StartupTimeout)
+			ctx, cancel := context.WithTimeoutCause(cmd.Context(), cfg.Bridge.StartupTimeout,
+				fmt.Errorf("no answer within bridge.startup_timeout (%s)", cfg.Bridge.StartupTimeout))
 			defer cancel()
 			diagnosis, err := diagnose(ctx, cfg)
 			if err != nil {
@@ -87,7 +88,7 @@ func diagnose(ctx context.Context, cfg *Config) (*diagnosis, error) {
 	if report.Tables != nil {
 		d.checkColumns(mapping, report.Tables)
 	}
-	d.checkKafka(ctx, cfg, mapping, quiet)
+	d.checkKafka(ctx, cfg, mapping, report.Identity, quiet)
 	return d, nil
 }
 
@@ -101,8 +102,8 @@ func (d *diagnosis) checkColumns(m *transform.Mapping, tables []capture.TableInf
 }
 
 // checkKafka asks the brokers for the topics and their settings.
-func (d *diagnosis) checkKafka(ctx context.Context, cfg *Config, m *transform.Mapping, log *slog.Logger) {
-	missing, err := sink.Inspect(ctx, cfg.Kafka, m, log)
+func (d *diagnosis) checkKafka(ctx context.Context, cfg *Config, m *transform.Mapping, id capture.Identity, log *slog.Logger) {
+	missing, err := sink.Inspect(ctx, cfg.Kafka, m, id, cfg.Source.Slot, log)
 	if err != nil {
 		for _, err := range each(err) {
 			d.add("kafka", err)

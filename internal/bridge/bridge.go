@@ -73,7 +73,8 @@ func (b *Bridge) Run(ctx context.Context) error {
 			return err
 		case !streamed && time.Since(begun) > b.cfg.StartupTimeout:
 			b.status.phase("failed", err)
-			return fmt.Errorf("gave up after startup_timeout (%s): %w", b.cfg.StartupTimeout, unrestartable{err})
+			return fmt.Errorf("gave up after startup_timeout (%s): %w; check that the server is up and that its address is right",
+				b.cfg.StartupTimeout, unrestartable{err})
 		}
 		b.metrics.restarts.Inc()
 		wait := pause.NextBackOff()
@@ -98,7 +99,7 @@ func (b *Bridge) session(ctx context.Context, streaming func()) (err error) {
 	}
 	prepared, err := b.db.Prepare(ctx, !remembered || b.repair)
 	if err != nil {
-		return fmt.Errorf("prepare the database: %w", err)
+		return fmt.Errorf("prepare: %w", err)
 	}
 	if b.repair && prepared.Slot.Created {
 		start = 0 // what the slot begins with; checkSlot has it remembered
