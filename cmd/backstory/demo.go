@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -66,7 +69,7 @@ installed Postgres one is fetched once.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.dir, "dir", "", "keep database, topics, state and logs in this `directory` (default: a temporary one)")
-	flags.StringVar(&o.version, "postgres", "", "major version of Postgres, 10 to 18 (default: what is installed)")
+	flags.StringVar(&o.version, "postgres", "", "major `version` of Postgres, 10 to 18 (default: what is installed)")
 	flags.DurationVar(&o.duration, "duration", 0, "end after this time (default: at Ctrl-C)")
 	flags.Float64Var(&o.rate, "rate", 1.5, "transactions a second")
 	flags.IntVar(&o.products, "products", 8, "products in the table before the bridge starts")
@@ -92,6 +95,8 @@ func (o *demoOptions) validate() error {
 // runDemo starts the parts from the servers to the shop, and ends them in
 // reverse. A signal ends the shop alone: the summary comes after it.
 func runDemo(ctx context.Context, o *demoOptions, out io.Writer) (err error) {
+	ctx, stop := endOfReader(ctx)
+	defer stop()
 	d := &demonstration{demoOptions: o, out: out, screen: newScreen(os.Stdout), ledger: demo.NewLedger()}
 	if d.screen.Style.Width == 0 {
 		d.screen.Style.Width = logWidth // the state of a product is long, and not the point
@@ -108,7 +113,21 @@ func runDemo(ctx context.Context, o *demoOptions, out io.Writer) (err error) {
 		}
 		return errors.Join(err, d.close(alive))
 	}
-	return errors.Join(d.play(ctx, alive), d.close(alive))
+	err = d.play(ctx, alive)
+	if ctx.Err() != nil && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EIO)) {
+		err = nil // nobody reads the summary
+	}
+	return errors.Join(err, d.close(alive))
+}
+
+// endOfReader ends the demo in order also when its terminal is closed, or the
+// program that reads its output ends: the servers are to go, and the directory.
+func endOfReader(ctx context.Context) (context.Context, context.CancelFunc) {
+	signals := []os.Signal{syscall.SIGPIPE}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signal.NotifyContext(ctx, signals...)
 }
 
 // demonstration has the parts while they run.
@@ -152,6 +171,9 @@ func (d *demonstration) removeDir() error {
 
 // start brings up what the bridge needs, with some products in the table.
 func (d *demonstration) start(ctx context.Context) (err error) {
+	if _, ok, err := pgserver.Installed(ctx, d.version); err == nil && !ok {
+		d.note("no such Postgres is installed: fetching one into the cache, if it is not there yet (15 MB) …")
+	}
 	d.note("starting Postgres …")
 	options := pgserver.Options{Version: d.version, Fast: true}
 	if d.scratch == nil {
@@ -176,7 +198,13 @@ func (d *demonstration) start(ctx context.Context) (err error) {
 	if d.log, err = d.openLog(); err != nil {
 		return err
 	}
-	d.note("Postgres %s, Kafka %s, %d products in the table that nobody has watched so far", d.postgres.Addr(), d.broker.Addr(), d.shop.Products())
+	d.note("Postgres %s, Kafka %s; %d products were there before anybody watched", d.postgres.Addr(), d.broker.Addr(), d.shop.Products())
+	host, port, err := net.SplitHostPort(d.postgres.Addr())
+	if err != nil {
+		return err
+	}
+	d.note("to change one: psql -h %s -p %s -U postgres -c 'UPDATE products SET stock = 0 WHERE id = 1'", host, port)
+	d.note("Ctrl-C ends it")
 	return nil
 }
 

@@ -2,38 +2,40 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
-	"backstory/internal/demo"
 	"backstory/internal/screen"
 	"backstory/transform"
 )
 
 // summary is how the demo ends.
 type summary struct {
-	Events      []demo.Count `json:"events"`
-	EventsTopic int          `json:"events_records"`
-	LatestTopic int          `json:"latest_records"`
-	Products    int          `json:"products"`
-	Differences []string     `json:"differences"` // between folded events, latest topic and table
+	Events      map[string]int `json:"events"` // by ce_type
+	EventsTopic int            `json:"events_records"`
+	LatestTopic int            `json:"latest_records"`
+	Products    int            `json:"products"`
+	Differences []string       `json:"differences"` // between folded events, latest topic and table
 }
 
 // sumUp waits until the topics say what the table says, which they must soon
 // after the last change, and prints the summary. Differences that stay are an
 // error.
 func (d *demonstration) sumUp(ctx context.Context) error {
-	differences, err := d.settle(ctx)
+	products, differences, err := d.settle(ctx)
 	if err != nil {
 		return err
 	}
 	s := summary{
 		Events: d.ledger.Types(), EventsTopic: d.ledger.Records(transform.Events), LatestTopic: d.ledger.Records(transform.Latest),
-		Products: d.shop.Products(), Differences: differences,
+		Products: products, Differences: differences,
 	}
 	if d.asJSON {
-		err = writeJSON(d.out, map[string]summary{"summary": s})
+		err = json.NewEncoder(d.out).Encode(map[string]summary{"summary": s}) // on one line, like the records
 	} else {
 		_, err = fmt.Fprint(d.out, d.render(s))
 	}
@@ -43,11 +45,12 @@ func (d *demonstration) sumUp(ctx context.Context) error {
 	return err
 }
 
-// settle compares until nothing differs, for drainTimeout at most.
-func (d *demonstration) settle(ctx context.Context) ([]string, error) {
+// settle compares the topics with the table until nothing differs, for
+// drainTimeout at most. It returns the number of products and the differences.
+func (d *demonstration) settle(ctx context.Context) (int, []string, error) {
 	table, err := d.shop.Table(ctx, d.mapping.Tables[0])
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	deadline := time.NewTimer(drainTimeout)
 	defer deadline.Stop()
@@ -56,14 +59,14 @@ func (d *demonstration) settle(ctx context.Context) ([]string, error) {
 	for {
 		differences := d.ledger.Compare(table)
 		if len(differences) == 0 {
-			return nil, nil
+			return len(table), []string{}, nil
 		}
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			return differences, nil
+			return len(table), differences, nil
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return 0, nil, context.Cause(ctx)
 		}
 	}
 }
@@ -73,8 +76,8 @@ func (d *demonstration) render(s summary) string {
 	topics := d.mapping.Tables[0].Topics
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n%s\n", style.Paint(screen.Bold, "What the topics have"))
-	for _, c := range s.Events {
-		fmt.Fprintf(&b, "  %6d  %s\n", c.N, screen.TypeName(c.Name))
+	for _, name := range slices.Sorted(maps.Keys(s.Events)) {
+		fmt.Fprintf(&b, "  %6d  %s\n", s.Events[name], screen.TypeName(name))
 	}
 	fmt.Fprintf(&b, "  %6d  records in %s\n", s.EventsTopic, topics.Events)
 	fmt.Fprintf(&b, "  %6d  records in %s\n", s.LatestTopic, topics.Latest)

@@ -69,6 +69,7 @@ func TestExitCodesWithoutServers(t *testing.T) {
 		{"help", []string{"--help"}, 0, `Usage:`},
 		{"help of a command", []string{"run", "--help"}, 0, `backstory run --config configs/backstory.yaml`},
 		{"help on the configuration", []string{"help", "config"}, 0, `max_request_bytes: 16MiB`},
+		{"help on nothing", []string{"help", "confg"}, 2, `no help on "confg"; did you mean config\?`},
 		{"version", []string{"version"}, 0, `^backstory .*go1`},
 		{"no such command", []string{"statsu"}, 2, `unknown command "statsu".*did you mean status`},
 		{"an argument too many", []string{"run", "now"}, 2, `unknown command "now"`},

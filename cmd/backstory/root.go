@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -29,6 +30,7 @@ func rootCommand() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(helpCommand(root))
 	root.AddCommand(runCommand(), demoCommand(), doctorCommand(), backfillCommand(), statusCommand(), tailCommand(), versionCommand(), configTopic())
 	for _, cmd := range append(root.Commands(), root) {
 		if cmd.Args != nil {
@@ -36,6 +38,31 @@ func rootCommand() *cobra.Command {
 		}
 	}
 	return root
+}
+
+// helpCommand refuses what there is no help on, where cobra's own would show that
+// of the program.
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "Help about a command",
+		Example: "  backstory help run\n  backstory help config",
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err == nil && len(rest) == 0 {
+				return cmd.Help()
+			}
+			var known []string
+			for _, c := range root.Commands() {
+				known = append(known, c.Name())
+			}
+			text := fmt.Sprintf("no help on %q", strings.Join(args, " "))
+			if near := settings.Nearest(args[0], known); near != "" {
+				text += "; did you mean " + near + "?"
+			}
+			return usageError{errors.New(text)}
+		},
+	}
 }
 
 // configTopic is "backstory help config": every key with unit and default.

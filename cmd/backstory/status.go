@@ -18,7 +18,7 @@ func statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status --config FILE",
 		Short: "What the running bridge does",
-		Long:  "Ask the running bridge at http.listen for its phase, positions, lags, tables and backfill.",
+		Long:  "Ask the running bridge at http.listen for its phase, its position, its tables and how far they are read.",
 		Example: `  backstory status --config configs/backstory.yaml
   backstory status --http.listen 127.0.0.1:8642 --json | jq .phase`,
 		Args: cobra.NoArgs,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -94,22 +95,11 @@ func (l *Ledger) fault(format string, args ...any) {
 	}
 }
 
-// Types returns how many events there are of each ce_type, sorted by type.
-func (l *Ledger) Types() []Count {
+// Types returns how many events there are of each ce_type.
+func (l *Ledger) Types() map[string]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	counts := make([]Count, 0, len(l.types))
-	for name, n := range l.types {
-		counts = append(counts, Count{name, n})
-	}
-	slices.SortFunc(counts, func(a, b Count) int { return bytes.Compare([]byte(a.Name), []byte(b.Name)) })
-	return counts
-}
-
-// Count is a number of things with a name.
-type Count struct {
-	Name string
-	N    int
+	return maps.Clone(l.types)
 }
 
 // Records returns how many records were read of a topic.

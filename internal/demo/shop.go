@@ -3,11 +3,13 @@ package demo
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // least is how many products the shop keeps, whatever it discontinues.
@@ -200,7 +202,7 @@ func (s *Shop) bringBack(ctx context.Context) error {
 func (s *Shop) insert(ctx context.Context, tx pgx.Tx, id int64) error {
 	s.made++
 	a := articles[s.made%len(articles)]
-	description := "Article " + a.name + ", ships in two days."
+	description := "ships in two days"
 	if s.made%5 == 0 {
 		description = s.novel()
 	}
@@ -217,14 +219,14 @@ func (s *Shop) insert(ctx context.Context, tx pgx.Tx, id int64) error {
 	return nil
 }
 
-// novel is text that does not compress: Postgres keeps it out of line, and an
-// update that leaves it alone does not write it to WAL again.
+// novel is so long, also compressed, that Postgres keeps it out of line: an update
+// that leaves it alone does not write it to WAL again.
 func (s *Shop) novel() string {
 	var b strings.Builder
-	for b.Len() < 8<<10 {
-		fmt.Fprintf(&b, "%016x", s.rng.Uint64())
+	for b.Len() < 16<<10 {
+		b.WriteString(pick(s.rng, words) + " ")
 	}
-	return b.String()
+	return strings.TrimSpace(b.String())
 }
 
 func (s *Shop) update(ctx context.Context, why *occasion, sql string, args ...any) error {
@@ -249,10 +251,19 @@ func (s *Shop) transact(ctx context.Context, why *occasion, do func(pgx.Tx) erro
 		}
 		return do(tx)
 	})
-	if err != nil {
-		return fmt.Errorf("shop: %w", err)
+	switch {
+	case err == nil, overtaken(err):
+		return nil
 	}
-	return nil
+	return fmt.Errorf("shop: %w", err)
+}
+
+// overtaken reports whether somebody else changed the table under the shop, as
+// who tries out the demo may: the row is gone, or its key is taken.
+func overtaken(err error) bool {
+	const uniqueViolation = "23505"
+	var pg *pgconn.PgError
+	return errors.Is(err, pgx.ErrNoRows) || errors.As(err, &pg) && pg.Code == uniqueViolation
 }
 
 func pick[T any](rng *rand.Rand, from []T) T { return from[rng.IntN(len(from))] }

@@ -27,6 +27,10 @@ const (
 	leastKind, mostKind = 15, 28
 )
 
+// narrow is the width below which time and topic are shortened, so that what
+// happened has room beside them.
+const narrow = 100
+
 // Render returns one record as a line without its end. topic is the name to
 // show for it.
 func (s *Screen) Render(topic string, r *transform.Stored) string {
@@ -38,7 +42,11 @@ func (s *Screen) Render(topic string, r *transform.Stored) string {
 		}
 		return ink
 	}
-	key := printable(string(r.Key))
+	at, key := time.UnixMicro(r.Time).In(s.Zone).Format("15:04:05.000"), printable(string(r.Key))
+	if s.Style.Width > 0 && s.Style.Width < narrow {
+		at, topic = at[:len("15:04:05")], topic[strings.LastIndexByte(topic, '.')+1:]
+		key = ellipsis(key, mostKey)
+	}
 	version := fmt.Sprintf("v%d", r.Version)
 	kind := TypeName(r.Type)
 	if latest {
@@ -48,7 +56,7 @@ func (s *Screen) Render(topic string, r *transform.Stored) string {
 		}
 	}
 	s.widen(topic, key, version, kind)
-	l.pad(Dim, time.UnixMicro(r.Time).In(s.Zone).Format("15:04:05.000"), 12)
+	l.pad(Dim, at, len(at))
 	l.pad(Dim, topic, s.topic)
 	l.pad(dim(Bold), key, s.key)
 	l.pad(dim(Plain), version, s.version)
@@ -131,7 +139,7 @@ func why(r *transform.Stored, reason json.RawMessage) string {
 func list(all []member) string {
 	words := make([]string, len(all))
 	for i, m := range all {
-		words[i] = printable(m.name) + " " + shown(m.value)
+		words[i] = printable(m.name) + " " + ellipsis(shown(m.value), memberRunes)
 	}
 	return strings.Join(words, ", ")
 }

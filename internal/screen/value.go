@@ -8,8 +8,12 @@ import (
 	"unicode/utf8"
 )
 
-// valueRunes is how much of one value is shown to people.
-const valueRunes = 40
+// valueRunes is how much of one value is shown to people, memberRunes how much of
+// one among those of a whole row, so that a long one does not hide the rest.
+const (
+	valueRunes  = 40
+	memberRunes = 24
+)
 
 // member is one field of a JSON object, in the object's order.
 type member struct {
@@ -78,9 +82,13 @@ func shown(value json.RawMessage) string {
 			text = strconv.Quote(s)
 		}
 	}
-	text = printable(text)
-	if utf8.RuneCountInString(text) > valueRunes {
-		text = cut(text, valueRunes-1) + "…"
+	return ellipsis(printable(text), valueRunes)
+}
+
+// ellipsis cuts what is longer than n runes, and shows that it did.
+func ellipsis(text string, n int) string {
+	if utf8.RuneCountInString(text) <= n {
+		return text
 	}
-	return text
+	return cut(text, n-1) + "…"
 }

@@ -4,7 +4,7 @@
 //	GET /healthz   200 while the process serves; says nothing of its peers
 //	GET /readyz    200 while changes flow, else 503 with the reason
 //	GET /metrics   Prometheus
-//	GET /status    JSON: positions, lags, tables, backfill
+//	GET /status    JSON: phase, position, tables, backfill
 //
 // It has no authentication: it listens on loopback unless it is told otherwise,
 // and it answers only requests that name it by an address or a local name, so
