@@ -219,7 +219,7 @@ func (o *backfillOptions) session(ctx context.Context, p *parts, show *progress)
 	select {
 	case err := <-ended:
 		stop()
-		<-worked
+		_ = <-worked // it ended for the same reason
 		if err == nil {
 			err = context.Cause(ctx)
 		}

@@ -3,13 +3,16 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 
+	"backstory/configs"
 	"backstory/internal/settings"
+	"backstory/transform"
 )
 
 // noDefault are the keys that only an example can stand for.
@@ -48,12 +51,53 @@ func TestReferenceConfigurationSetsEveryKey(t *testing.T) {
 	for _, k := range settings.Keys(defaultConfig()) {
 		node := any(tree)
 		for part := range strings.SplitSeq(k.Name, ".") {
-			section, ok := node.(map[string]any)
+			section, _ := node.(map[string]any)
+			var ok bool
 			if node, ok = section[part]; !ok {
 				t.Errorf("%s is not in configs/backstory.yaml", k.Name)
 				break
 			}
 		}
+	}
+}
+
+// The reference mapping has every key, and what it says of defaults is so: with
+// nothing but the table's name and aggregate the mapping is the same, where the
+// keys say that they are at their defaults.
+func TestReferenceMappingHasEveryKeyWithItsDefault(t *testing.T) {
+	t.Parallel()
+	text := strings.Replace(string(configs.Products), "    # reason:", "    reason:", 1)
+	full, err := transform.ParseMapping("products.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var notNamed []string
+	for _, of := range []any{full.Tables[0], &full.Tables[0].Topics, &full.Tables[0].Rules[0]} {
+		v := reflect.ValueOf(of).Elem()
+		for i := range v.NumField() {
+			if name := v.Type().Field(i).Name; v.Field(i).IsZero() {
+				notNamed = append(notNamed, name)
+			}
+		}
+	}
+	// The first is the bridge's; the others are at defaults that are zero.
+	if d := cmp.Diff([]string{"ID", "TypePrefix", "Int64Text", "Retention"}, notNamed); d != "" {
+		t.Error(d)
+	}
+	for _, key := range []string{"type_prefix: \"\"", "int64: number", "retention: forever"} {
+		if !strings.Contains(text, "\n"+key) && !strings.Contains(text, " "+key) {
+			t.Errorf("%s is not in configs/products.yaml", key)
+		}
+	}
+	least, err := transform.ParseMapping("least.yaml", []byte("tables: [{table: products, aggregate: Product}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(least.Tables[0].Topics, full.Tables[0].Topics); d != "" {
+		t.Errorf("topics (-default +reference):\n%s", d)
+	}
+	if got, want := least.Tables[0].String(), full.Tables[0].String(); got != want {
+		t.Errorf("table: got %s, want %s", got, want)
 	}
 }
 

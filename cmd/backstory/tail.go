@@ -199,15 +199,14 @@ type recordWriter struct {
 
 func (w *recordWriter) write(r *transform.Stored) error {
 	topic := r.Table.Topics.Events // a tailed record's table has the name of its topic only
-	line := ""
-	if w.asJSON {
-		var err error
-		if line, err = screen.JSON(topic, r); err != nil {
-			return err
-		}
-	} else {
-		line = w.screen.Render(topic, r)
+	if !w.asJSON {
+		_, err := fmt.Fprintln(w.out, w.screen.Render(topic, r))
+		return err
 	}
-	_, err := fmt.Fprintln(w.out, line)
+	line, err := screen.JSON(topic, r)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(w.out, line)
 	return err
 }
