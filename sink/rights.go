@@ -10,16 +10,34 @@ import (
 	"github.com/segmentio/kafka-go/protocol/metadata"
 )
 
-// checkRights asks whether the fence will be let through: the right to write as
-// the transactional id, and to write each topic. A bridge without them must be
-// refused before it has a slot. It asks to add the partitions to a transaction of
-// a producer that nobody is: brokers look at the rights first and turn the stranger
-// away then, so nothing changes, also for an instance that runs.
+// checkRights asks whether the bridge has the rights that the fence and the fold
+// need: a bridge without them must be refused before it has a slot. Nothing
+// changes, also for an instance that runs. Without a topic there is nothing to ask
+// for.
 func (p *Producer) checkRights(ctx context.Context) error {
-	req := p.joinRequest(session{id: math.MaxInt64})
-	if len(req.Topics) == 0 {
+	if len(p.topics) == 0 {
 		return nil
 	}
+	return errors.Join(p.mayJoin(ctx), p.mayRead(ctx))
+}
+
+// mayRead asks for something of each partition that needs the right to read.
+// Brokers that cannot be asked refuse the fold.
+func (p *Producer) mayRead(ctx context.Context) error {
+	return p.insist(ctx, "ask for the right to read", func(ctx context.Context) error {
+		_, err := p.strangers(ctx, noProducer)
+		if errors.Is(err, errNoDescribe) {
+			return nil
+		}
+		return err
+	})
+}
+
+// mayJoin asks for the right to write as the transactional id, and to write each
+// topic. It asks to add the partitions to a transaction of a producer that nobody
+// is: brokers look at the rights first and turn the stranger away then.
+func (p *Producer) mayJoin(ctx context.Context) error {
+	req := p.joinRequest(session{id: math.MaxInt64})
 	step := "ask for the rights of transactional id " + p.transactionalID
 	return p.insist(ctx, step, func(ctx context.Context) error {
 		res, err := p.client.roundTrip(ctx, nil, req)

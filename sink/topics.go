@@ -221,7 +221,7 @@ func (t *topicLog) judge(err error, detail string) error {
 	case kafka.InvalidConfiguration, kafka.PolicyViolation:
 		r.Cure = "make the topic yourself, with the settings that the brokers' policy allows: " + t.createCommand()
 	case kafka.TopicAuthorizationFailed, kafka.ClusterAuthorizationFailed:
-		r.Cure += "; or make the topic: " + t.createCommand()
+		r.Cure += ", and Create if the topic is not there; or make it: " + t.createCommand()
 	default:
 		if outcomeOf(int16(code)) != refused {
 			return fmt.Errorf("topic %s: %w", t.name, err)

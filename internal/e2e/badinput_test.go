@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,6 +33,8 @@ type badInput struct {
 	running bool
 	// first: the mistake can be made only before a bridge has run.
 	first bool
+	// unseen: the doctor cannot see the mistake.
+	unseen bool
 	// breaks: the mistake keeps the application from writing, whatever the bridge does.
 	breaks bool
 }
@@ -67,12 +70,16 @@ func (in badInput) test(r *rig) {
 	r.compare()
 }
 
-// refused spoils the set-up and wants the bridge to end with the message.
+// refused spoils the set-up and wants the bridge to end with the message, and the
+// doctor to see it too.
 func (in badInput) refused(r *rig) {
 	r.tb.Helper()
 	in.spoil(r)
 	before := r.held()
 	r.fails(in.code, in.says...)
+	if code, said := r.doctor(); code != in.code && !in.unseen {
+		r.tb.Errorf("doctor: exit code %d, want %d\n%s", code, in.code, said)
+	}
 	if after := r.held(); after != before {
 		r.tb.Errorf("the refused bridge left\n%s\nof\n%s", after, before)
 	}
@@ -98,6 +105,22 @@ func (r *rig) fails(code int, says ...string) {
 	if strings.Contains(said, "hush") {
 		r.tb.Errorf("the password is in:\n%s", said)
 	}
+}
+
+// doctor returns the exit code of the doctor, and what it says.
+func (r *rig) doctor() (int, string) {
+	r.tb.Helper()
+	path, err := binary()
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	cmd := exec.CommandContext(r.tb.Context(), path, "doctor", "--config", filepath.Join(r.dir, "backstory.yaml"))
+	cmd.Dir = r.dir
+	said, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		r.tb.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), string(said)
 }
 
 // held is what a bridge that refuses must leave as it is: the slot, the tables of
@@ -295,6 +318,17 @@ func configured(topic int, name, value string) func(*rig) {
 			for _, t := range res {
 				err = errors.Join(err, t.Err)
 			}
+			for err == nil { // until the broker has heard of it
+				var found kadm.ResourceConfigs
+				if found, err = adm.DescribeTopicConfigs(ctx, r.topics[topic]); err != nil {
+					break
+				}
+				for _, c := range found[0].Configs {
+					if c.Key == name && c.MaybeValue() == value {
+						return nil
+					}
+				}
+			}
 			return err
 		})
 	}
@@ -439,9 +473,9 @@ func TestBadInputKafkaRights(t *testing.T) {
 	for _, in := range []badInput{
 		{name: "wrong password", prepare: secured, code: refusedCode, spoil: spoil, cure: cure,
 			says: []string{"find the topics", "refuses it", "check sasl.mechanism, sasl.username and the password"}},
-		{name: "topics that may not be made", prepare: secured, first: true, code: refusedCode,
+		{name: "topics that may not be made", prepare: secured, first: true, unseen: true, code: refusedCode,
 			spoil: func(r *rig) { r.revoke(rights(r, kadm.OpCreate)) }, cure: func(r *rig) { r.grant(rights(r, kadm.OpCreate)) },
-			says: []string{"topic ", ".events", "Create"}},
+			says: []string{"topic ", "Topic Authorization Failed", "and Create if the topic is not there; or make it: kafka-topics --create --topic "}},
 		{name: "topics that may not be written", prepare: secured, running: true, code: refusedCode,
 			spoil: func(r *rig) { r.revoke(rights(r, kadm.OpWrite)) }, cure: func(r *rig) { r.grant(rights(r, kadm.OpWrite)) },
 			says: []string{".events", "grant Describe, Write, Read and DescribeConfigs on the topic"}},
