@@ -219,9 +219,9 @@ func (o *backfillOptions) session(ctx context.Context, p *parts, show *progress)
 	select {
 	case err := <-ended:
 		stop()
-		_ = <-worked // it ended for the same reason
+		late := <-worked
 		if err == nil {
-			err = context.Cause(ctx)
+			err = late // the end that was asked for
 		}
 		return err
 	case err := <-worked:
