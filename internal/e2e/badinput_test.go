@@ -351,7 +351,8 @@ func (r *rig) admin(change func(context.Context, *kadm.Client) error) {
 
 func badTopics() []badInput {
 	const hundredYears = "3155760000000"
-	spoil, cure := edited("backstory.yaml", func(r *rig) string { return r.brokers[0] }, text(dead))
+	spoil, cure := edited("backstory.yaml",
+		func(r *rig) string { return "brokers: [" + r.brokers[0] + "]" }, text("brokers: ["+dead+"]"))
 	partitions := badInput{name: "topics with other partitions", running: true, code: refusedCode,
 		says: []string{".events: it has 6 partitions", "says 3", "set topics.partitions in the mapping"}}
 	partitions.spoil, partitions.cure = edited("products.yaml", text("partitions: 6"), text("partitions: 3"))
