@@ -28,6 +28,7 @@ type badInput struct {
 	cure    func(*rig) // does what the message says
 	code    int        // how the bridge ends
 	says    []string   // thing, problem, cure
+	flags   []string   // of the bridge that must fail, and of the doctor
 
 	// running: the mistake is made only once a bridge has run.
 	running bool
@@ -76,8 +77,8 @@ func (in badInput) refused(r *rig) {
 	r.tb.Helper()
 	in.spoil(r)
 	before := r.held()
-	r.fails(in.code, in.says...)
-	if code, said := r.doctor(); code != in.code && !in.unseen {
+	r.failsWith(in.flags, in.code, in.says...)
+	if code, said := r.doctor(in.flags); code != in.code && !in.unseen {
 		r.tb.Errorf("doctor: exit code %d, want %d\n%s", code, in.code, said)
 	}
 	if after := r.held(); after != before {
@@ -89,7 +90,12 @@ func (in badInput) refused(r *rig) {
 // has all of the texts in its last words.
 func (r *rig) fails(code int, says ...string) {
 	r.tb.Helper()
-	p := r.start()
+	r.failsWith(nil, code, says...)
+}
+
+func (r *rig) failsWith(flags []string, code int, says ...string) {
+	r.tb.Helper()
+	p := r.start(flags...)
 	if got := p.wait(time.Minute); got != code {
 		r.tb.Errorf("exit code %d, want %d", got, code)
 	}
@@ -108,13 +114,13 @@ func (r *rig) fails(code int, says ...string) {
 }
 
 // doctor returns the exit code of the doctor, and what it says.
-func (r *rig) doctor() (int, string) {
+func (r *rig) doctor(flags []string) (int, string) {
 	r.tb.Helper()
 	path, err := binary()
 	if err != nil {
 		r.tb.Fatal(err)
 	}
-	cmd := exec.CommandContext(r.tb.Context(), path, "doctor", "--config", filepath.Join(r.dir, "backstory.yaml"))
+	cmd := exec.CommandContext(r.tb.Context(), path, append([]string{"doctor", "--config", filepath.Join(r.dir, "backstory.yaml")}, flags...)...)
 	cmd.Dir = r.dir
 	said, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil {
@@ -209,13 +215,13 @@ const (
 	failedCode  = 1
 )
 
+// impatient waits a second for servers. A start that finds them may take longer.
+var impatient = []string{"--bridge.startup_timeout=1s"}
+
 // dead is an address that refuses connections.
 const dead = "127.0.0.1:1"
 
 func badDSNs() []badInput {
-	impatient := func(r *rig) {
-		r.edit("backstory.yaml", "mapping: products.yaml", "mapping: products.yaml\nbridge: {startup_timeout: 1s}")
-	}
 	dsn := func(r *rig) string { return r.dsn }
 	var all []badInput
 	for _, in := range []struct {
@@ -224,7 +230,7 @@ func badDSNs() []badInput {
 	}{
 		{badInput{name: "DSN that does not parse", code: usageCode, says: []string{"source.dsn", "is no connection string", "use postgres://user:password@host:5432/database"}},
 			dsn, text("postgres://u:hush@host:port/legacy")},
-		{badInput{name: "DSN of no server", prepare: impatient, code: failedCode, says: []string{"connect to 127.0.0.1:1", "connection refused", "startup_timeout (1s)", "check that the server is up"}},
+		{badInput{name: "DSN of no server", flags: impatient, code: failedCode, says: []string{"connect to 127.0.0.1:1", "connection refused", "startup_timeout (1s)", "check that the server is up"}},
 			dsn, text("postgres://u:hush@" + dead + "/legacy?sslmode=disable")},
 		{badInput{name: "DSN of no database", code: refusedCode, says: []string{"server 127.0.0.1:", `"nowhere" does not exist`, "name an existing database in source.dsn"}},
 			func(r *rig) string { return "/" + r.slot() + "?" }, text("/nowhere?")},
@@ -357,10 +363,7 @@ func badTopics() []badInput {
 		says: []string{".events: it has 6 partitions", "says 3", "set topics.partitions in the mapping"}}
 	partitions.spoil, partitions.cure = edited("products.yaml", text("partitions: 6"), text("partitions: 3"))
 	return []badInput{
-		{name: "Kafka that is not there", code: failedCode, spoil: spoil, cure: cure,
-			prepare: func(r *rig) {
-				r.edit("backstory.yaml", "mapping: products.yaml", "mapping: products.yaml\nbridge: {startup_timeout: 1s}")
-			},
+		{name: "Kafka that is not there", code: failedCode, spoil: spoil, cure: cure, flags: impatient,
 			says: []string{"find the topics", "dial tcp 127.0.0.1:1: connect: connection refused", "bridge.startup_timeout (1s)", "check kafka.brokers"}},
 		partitions,
 		{name: "events topic that is compacted", running: true, code: refusedCode,
