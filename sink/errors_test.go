@@ -285,19 +285,19 @@ func TestInspect(t *testing.T) {
 	m := shop(name, 2)
 	cfg := config(cluster.Brokers())
 	for range 2 { // the first look makes nothing
-		missing, err := sink.Inspect(within(t), cfg, m, quiet())
+		missing, err := sink.Inspect(within(t), cfg, m, identity, name, quiet())
 		if err != nil || len(missing) != 2 {
 			t.Errorf("got %v, %v, want both topics missing", missing, err)
 		}
 	}
 	createTopic(t, cluster.Brokers(), name+".events", 2, map[string]string{"cleanup.policy": "compact", "retention.ms": "-1"})
-	missing, err := sink.Inspect(within(t), cfg, m, quiet())
+	missing, err := sink.Inspect(within(t), cfg, m, identity, name, quiet())
 	if !isRefused(err) || !strings.Contains(err.Error(), "cleanup.policy=delete") || len(missing) != 1 {
 		t.Errorf("got %v, %v, want latest missing and a Refusal of events", missing, err)
 	}
 	alterTopic(t, cluster.Brokers(), name+".events", "cleanup.policy", "delete")
 	open(t, cfg, m, name)
-	if missing, err := sink.Inspect(within(t), cfg, m, quiet()); err != nil || len(missing) != 0 {
+	if missing, err := sink.Inspect(within(t), cfg, m, identity, name, quiet()); err != nil || len(missing) != 0 {
 		t.Errorf("got %v, %v, want all well", missing, err)
 	}
 }
