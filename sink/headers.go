@@ -23,6 +23,7 @@ const (
 	HeaderCausationID      = "ce_causationid"
 	HeaderEventsOffset     = "ce_eventsoffset" // latest only; decimal
 	HeaderDataRef          = "ce_dataref"      // of a stand-in: kafka:TOPIC/PARTITION/OFFSET
+	HeaderSequenceBase     = "ce_sequencebase" // decimal; see Producer.Rebase
 )
 
 // HeaderBarrier is the only header of a barrier record, which carries neither an

@@ -31,6 +31,7 @@ const (
 	slotCausationID
 	slotEventsOffset
 	slotDataRef
+	slotSequenceBase
 	slots
 )
 
@@ -39,7 +40,7 @@ var slotNames = [slots]string{
 	HeaderSpecVersion, HeaderContentType, HeaderSource, HeaderAggregateType,
 	HeaderID, HeaderType, HeaderSubject, HeaderAggregateVersion, HeaderTime, HeaderSequence,
 	HeaderOp, HeaderXID, HeaderCause, HeaderRelated, HeaderActor, HeaderCorrelationID,
-	HeaderCausationID, HeaderEventsOffset, HeaderDataRef,
+	HeaderCausationID, HeaderEventsOffset, HeaderDataRef, HeaderSequenceBase,
 }
 
 // requiredSlots are those that every event and every state has.
@@ -178,6 +179,13 @@ func (p *parser) fillNumbers(s *transform.Stored) error {
 	}
 	if s.Place, ok = parsePlace(v[slotSequence]); !ok {
 		return p.malformed(slotSequence)
+	}
+	if v[slotSequenceBase] != nil {
+		base, ok := parseUint(v[slotSequenceBase], 1<<64-1)
+		if !ok {
+			return p.malformed(slotSequenceBase)
+		}
+		s.Base = capture.LSN(base)
 	}
 	if s.Op, ok = parseOp(v[slotOp]); !ok {
 		return p.malformed(slotOp)

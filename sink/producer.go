@@ -178,6 +178,12 @@ func (p *Producer) lay(m *transform.Mapping, id capture.Identity) error {
 	return err
 }
 
+// Rebase has all records from now on say that base was added to the positions of
+// the WAL: the database was restored, and its positions would otherwise lie below
+// those that the topics have. The state has it too; if that is lost, the records
+// tell. Nothing may be encoded meanwhile.
+func (p *Producer) Rebase(base capture.LSN) { p.encoder.writer.records.base = base }
+
 func (p *Producer) prepareEncoder() error {
 	deflate, err := newDeflater(codecs[p.cfg.Compression])
 	if err != nil {

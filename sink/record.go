@@ -13,13 +13,14 @@ import (
 
 // recordOverhead bounds, in bytes, what a record has besides key, value, type
 // and the texts of its context: lengths, header names and fixed values.
-const recordOverhead = 640
+const recordOverhead = 688
 
 // recordWriter appends records in the format of batches, version 2. It keeps its
 // buffers and serves one goroutine.
 type recordWriter struct {
 	head  []byte // headers of the current record, their count first
 	clock clock
+	base  capture.LSN // ce_sequencebase; 0: absent
 }
 
 // recordPlace says where in its batch a record stands.
@@ -92,6 +93,9 @@ func (w *recordWriter) headers(fixed []byte, e *transform.Event, x *recordExtra)
 	}
 	if x.dataRef != nil {
 		h, n = appendHeader(h, HeaderDataRef, x.dataRef), n+1
+	}
+	if w.base != 0 {
+		h, n = appendNumber(h, HeaderSequenceBase, uint64(w.base)), n+1
 	}
 	h[0] = byte(n << 1)
 	w.head = h

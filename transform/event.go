@@ -139,4 +139,7 @@ type Stored struct {
 	// EventsOffset is the ce_eventsoffset header of a latest record: all events
 	// below it in the same partition of the events topic are in latest already.
 	EventsOffset int64
+	// Base is the ce_sequencebase header: what had been added to the positions of
+	// the WAL when the record was written; mostly 0.
+	Base capture.LSN
 }

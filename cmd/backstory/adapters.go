@@ -66,11 +66,11 @@ func (d *database) dropLost(ctx context.Context) error {
 // sameSource compares the database with what the state remembers: another
 // cluster first, which has no slot of ours either.
 func (d *database) sameSource(ctx context.Context, id capture.Identity) error {
+	if d.repair {
+		return d.store.Rebind(id)
+	}
 	if err := d.store.Bind(id); err != nil {
 		return err
-	}
-	if d.repair {
-		return nil
 	}
 	return d.needSlot(ctx)
 }

@@ -41,6 +41,7 @@ func (s *stream) apply(ctx context.Context, j *job) error {
 	found := map[string]struct{}{}
 	for i := range j.chunk.Changes {
 		c := &j.chunk.Changes[i]
+		c.Pos.LSN += s.base
 		key, err := s.tr.KeyOf(c, s.key[:0])
 		if err != nil {
 			return err
@@ -79,13 +80,14 @@ func (s *stream) apply(ctx context.Context, j *job) error {
 // commit record is in WAL before its transaction becomes visible.
 func (s *stream) counts(j *job, e *transform.Entry) bool {
 	t := s.emptied[j.table.ID]
-	return j.saw(e.Place.Pos, e.XID) && j.saw(t.pos, t.xid)
+	horizon := j.horizon + s.base
+	return j.saw(horizon, e.Place.Pos, e.XID) && j.saw(horizon, t.pos, t.xid)
 }
 
 // saw reports whether a change is visible to the chunk; 0 is the xid of what no
 // transaction has done.
-func (j *job) saw(pos capture.Position, xid uint32) bool {
-	return xid == 0 || pos.LSN < j.horizon || j.chunk.Snapshot.Visible(xid)
+func (j *job) saw(horizon capture.LSN, pos capture.Position, xid uint32) bool {
+	return xid == 0 || pos.LSN < horizon || j.chunk.Snapshot.Visible(xid)
 }
 
 func (s *stream) applyRow(ctx context.Context, j *job, key []byte, c *capture.Change) error {
@@ -174,7 +176,7 @@ func (s *stream) applyAbsence(ctx context.Context, j *job, key []byte, ordinal i
 		return nil // it stays on the list
 	}
 	at := capture.Change{Op: capture.OpRead, Time: j.chunk.Time,
-		Pos: capture.Position{LSN: j.chunk.Watermark, Kind: capture.KindBackfill, Index: uint32(ordinal)}}
+		Pos: capture.Position{LSN: j.chunk.Watermark + s.base, Kind: capture.KindBackfill, Index: uint32(ordinal)}}
 	if e.Exists() {
 		if err := s.remove(j, key, at, p); err != nil {
 			return err

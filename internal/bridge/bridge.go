@@ -101,29 +101,35 @@ func (b *Bridge) session(ctx context.Context, streaming func()) (err error) {
 	if err != nil {
 		return fmt.Errorf("prepare: %w", err)
 	}
-	if b.repair && prepared.Slot.Created {
-		start = 0 // what the slot begins with; checkSlot has it remembered
+	from := start
+	if b.repair {
+		from = 0 // where the slot is; checkSlot decides whether that fits
 	}
 	if err := b.bind(prepared); err != nil {
 		return err
 	}
 	b.status.phase("waiting for the slot", nil)
-	src, err := b.db.Open(ctx, start)
+	src, err := b.db.Open(ctx, from)
 	if err != nil {
 		return fmt.Errorf("open the slot: %w", err)
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
 	b.status.phase("recovering", nil)
-	if err := b.recover(ctx, start, remembered); err != nil {
+	if err := b.recover(ctx, start, remembered, prepared.Slot.Created); err != nil {
 		return err
 	}
 	if err := b.announce(); err != nil {
 		return err
 	}
 	b.repair = false
+	base, err := b.memory.base()
+	if err != nil {
+		return err
+	}
+	b.sink.Rebase(base)
 	streaming()
 	b.status.phase("streaming", nil)
-	return newStream(b, src, prepared).run(ctx)
+	return newStream(b, src, prepared, base).run(ctx)
 }
 
 // bind ties mapping, database and state together, and refuses what doesn't fit.

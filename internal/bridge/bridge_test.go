@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,6 +36,8 @@ type world struct {
 	kafka *kafka
 	dirs  [2]string // the states of two instances, which take turns
 	turn  int
+	// repair has the next process mend what does not fit.
+	repair bool
 }
 
 // live runs one process until ctx ends or a fault kills it; it returns the
@@ -54,6 +57,9 @@ func (w *world) live(ctx context.Context, tb rapid.TB, begun func(*bridge.Bridge
 	bc.SyncInterval, bc.PieceEvents = 10*time.Millisecond, 4
 	bf := bridge.BackfillConfig{Initial: true, ChunkRows: 3, Parallel: 1}
 	b := bridge.New(bc, bf, w.db, &fakeSink{k: w.kafka}, store, mapping(tb), log, prometheus.NewRegistry())
+	if w.repair {
+		b.Repair()
+	}
 	if begun != nil {
 		begun(b)
 	}
@@ -201,6 +207,72 @@ func (w *world) oneLife(rt *rapid.T) {
 	if rapid.IntRange(0, 9).Draw(rt, "lose the state") == 0 {
 		if err := os.RemoveAll(w.dirs[w.turn]); err != nil {
 			rt.Fatal(err)
+		}
+	}
+}
+
+// A database that was restored from a backup writes its WAL again at positions
+// that the topics have already: a repair brings the topics to what the table is
+// now, and later changes are published, also after the state is lost.
+func TestRestoredDatabase(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(20) {
+		w := &world{db: newFakeDB(seed), kafka: newKafka(seed), dirs: [2]string{t.TempDir(), t.TempDir()}}
+		write := func() {
+			for range 30 {
+				w.db.random(15)
+				w.db.appear(true)
+			}
+			w.drain(t)
+		}
+		write()
+		w.db.restore(w.db.tip / 2)
+		err := w.live(t.Context(), t, nil)
+		if refused := new(bridge.Refusal); err == nil || !errors.As(err, &refused) && !strings.Contains(err.Error(), "the slot is gone") {
+			t.Fatalf("seed %d: got %v, want a refusal", seed, err)
+		}
+		w.repair = true
+		write()
+		w.repair = false
+		w.equal(t)
+		write()
+		w.equal(t)
+		if err := os.RemoveAll(w.dirs[0]); err != nil {
+			t.Fatal(err)
+		}
+		write()
+		w.equal(t)
+	}
+}
+
+// equal holds the newest records of both topics against the table.
+func (w *world) equal(t *testing.T) {
+	t.Helper()
+	versions, images := map[string]int64{}, map[string][]byte{}
+	for _, e := range w.kafka.records(transform.Events) {
+		if e.Version() != versions[e.Key]+1 {
+			t.Fatalf("key %s: version %d after %d", e.Key, e.Version(), versions[e.Key])
+		}
+		versions[e.Key] = e.Version()
+	}
+	for _, l := range w.kafka.records(transform.Latest) {
+		images[l.Key] = l.Value
+		if l.Version() > versions[l.Key] {
+			t.Fatalf("key %s: latest has version %d, events %d", l.Key, l.Version(), versions[l.Key])
+		}
+	}
+	for key, image := range images {
+		row := w.db.rows[key]
+		if (row == nil) != (image == nil) {
+			t.Fatalf("key %s: the table has %v, latest %s", key, row, image)
+		}
+		if row != nil && !strings.Contains(string(image), fmt.Sprintf(`"price":%q`, *row[colPrice])) {
+			t.Fatalf("key %s: the table has the price %s, latest %s", key, *row[colPrice], image)
+		}
+	}
+	for key := range w.db.rows {
+		if images[key] == nil {
+			t.Fatalf("key %s: not in latest", key)
 		}
 	}
 }

@@ -87,6 +87,23 @@ func (db *fakeDB) begin() {
 	}
 }
 
+// restore brings the database back to an earlier position, with other rows and
+// without a slot. What was written after the backup is gone.
+func (db *fakeDB) restore(tip capture.LSN) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.wal, db.tip, db.xid, db.created, db.confirmed = nil, tip, db.xid/2, false, 0
+	for key, row := range db.rows {
+		switch db.rng.IntN(4) {
+		case 0:
+			delete(db.rows, key)
+		case 1:
+			db.rows[key] = db.changed(row)
+		}
+	}
+	db.begin()
+}
+
 // tx is a transaction being written.
 type tx struct {
 	db *fakeDB

@@ -81,6 +81,7 @@ type fakeSink struct {
 	k       *kafka
 	session int
 	ends    [2][partitions]int64 // predicted
+	base    capture.LSN
 }
 
 func (s *fakeSink) dies(at string) error {
@@ -107,6 +108,8 @@ func (s *fakeSink) Fence(context.Context) error {
 	}
 	return nil
 }
+
+func (s *fakeSink) Rebase(base capture.LSN) { s.base = base }
 
 func (s *fakeSink) Renew(ctx context.Context) error { return s.Fence(ctx) }
 
@@ -201,7 +204,7 @@ func (s *fakeSink) publication(events []transform.Event, below []int64, both boo
 	var parts [2][partitions][]transform.Stored
 	for _, e := range events {
 		part := partitionOf(e.Key)
-		r := transform.Stored{Event: clone(e), Partition: part}
+		r := transform.Stored{Event: clone(e), Partition: part, Base: s.base}
 		if both {
 			r.Topic = transform.Events
 			parts[transform.Events][part] = append(parts[transform.Events][part], r)

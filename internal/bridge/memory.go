@@ -15,6 +15,7 @@ import (
 // What the bridge keeps in the state beside the aggregates, by name:
 //
 //	lsn                     8 bytes: everything below is published and in the state
+//	base                    8 bytes: what is added to the positions of the WAL; see rebase
 //	moved                   there if the topics had more than a session of this state has left in them
 //	aggregate/NAME          JSON [registration]
 //	mark/ID/TOPIC/PARTITION 32 bytes: end, offset of the newest record, its ce_id
@@ -23,6 +24,7 @@ import (
 const (
 	metaLSN   = "lsn"
 	metaMoved = "moved"
+	metaBase  = "base"
 )
 
 // registration ties an aggregate's name to its number in the state and to what
@@ -64,6 +66,22 @@ func setLSN(b *state.Batch, lsn capture.LSN) {
 	var v [8]byte
 	binary.BigEndian.PutUint64(v[:], uint64(lsn))
 	b.SetMeta(metaLSN, v[:])
+}
+
+// base returns what is added to the positions of the WAL.
+func (m memory) base() (capture.LSN, error) {
+	v, ok := m.store.Meta(metaBase)
+	if !ok {
+		return 0, nil
+	}
+	if len(v) != 8 {
+		return 0, damaged(metaBase)
+	}
+	return capture.LSN(binary.BigEndian.Uint64(v)), nil
+}
+
+func setBase(b *state.Batch, base capture.LSN) {
+	b.SetMeta(metaBase, binary.BigEndian.AppendUint64(nil, uint64(base)))
 }
 
 // moved reports whether a session that the state does not know of has been at

@@ -24,8 +24,13 @@ func (b *Bridge) DryRun(ctx context.Context, found []capture.TableInfo, id captu
 	if err := b.memory.recall(b.mapping.Tables); err != nil {
 		return err
 	}
-	s := newStream(b, nil, &capture.Prepared{Identity: id, Tables: found})
-	s.reached = math.MaxUint64 // nothing streams: a chunk is newer than all that the state has
+	top, err := b.top(ctx)
+	if err != nil {
+		return err
+	}
+	// Nothing streams: a chunk is newer than all that the state has.
+	s := newStream(b, nil, &capture.Prepared{Identity: id, Tables: found}, top)
+	s.reached = math.MaxUint64
 	defer b.store.DropAll()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.readDry(ctx, tables, r) }) // ends with the last table

@@ -84,6 +84,8 @@ type Sink interface {
 	// Newest returns the newest record of each partition of a topic, nil where
 	// there is none.
 	Newest(ctx context.Context, table *transform.Table, topic transform.Topic) ([]*transform.Stored, error)
+	// Rebase has all records from now on carry the base of their positions.
+	Rebase(base capture.LSN)
 	// Encode builds the record batches of events, which must be those of whole
 	// changes. Calls are in the order of publication.
 	Encode(events []transform.Event) (Publication, error)

@@ -17,16 +17,21 @@ const foldBatch = 10_000
 // recover brings the state level with the topics: fence, check what is
 // remembered, fold latest, fold events, publish latest for what the events
 // moved, commit. The slot is taken by now and nothing has been read from it.
-func (b *Bridge) recover(ctx context.Context, start capture.LSN, remembered bool) error {
+func (b *Bridge) recover(ctx context.Context, start capture.LSN, remembered, created bool) error {
 	if err := b.sink.Fence(ctx); err != nil {
 		return fmt.Errorf("fence former sessions: %w", err)
 	}
+	base, err := b.memory.base()
+	if err != nil {
+		return err
+	}
+	b.sink.Rebase(base)
 	for _, t := range b.mapping.Tables {
 		if err := b.recoverTable(ctx, t); err != nil {
 			return fmt.Errorf("recover %s: %w", t.Aggregate, err)
 		}
 	}
-	return b.checkSlot(ctx, start, remembered)
+	return b.checkSlot(ctx, start, remembered, created)
 }
 
 // recoverTable folds both topics of a table into the state.
@@ -111,7 +116,8 @@ type fold struct {
 	tr     *transform.Transformer
 	batch  *state.Batch
 	folded int
-	image  []byte // scratch
+	image  []byte      // scratch
+	base   capture.LSN // the highest that a record tells of
 	// rebuilt: the state was lost; moved: a session that it does not know of has
 	// been at the topics.
 	rebuilt, moved bool
@@ -178,6 +184,7 @@ func (f *fold) apply(s *transform.Stored) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	f.base = max(f.base, s.Base)
 	moved, image, err := transform.Fold(&e, s, f.image[:0])
 	if err != nil {
 		return false, fmt.Errorf("partition %d, offset %d: %w", s.Partition, s.Offset, err)
@@ -226,6 +233,14 @@ func (f *fold) finish(ctx context.Context, below []int64, marks []transform.Mark
 	if f.moved {
 		setMoved(f.batch, true)
 	}
+	base, err := f.b.memory.base()
+	if err == nil && f.base > base {
+		setBase(f.batch, f.base)
+	}
+	if err != nil {
+		f.b.store.Drop(f.batch)
+		return err
+	}
 	return f.b.store.Commit(f.batch)
 }
 
@@ -260,18 +275,18 @@ func (f *fold) republish(ctx context.Context, below []int64, marks *[]transform.
 // confirmed what it had published: then it has left more in the topics than the
 // state remembered. A repair follows, because only that one knew which rows were
 // to be read again.
-func (b *Bridge) checkSlot(ctx context.Context, start capture.LSN, remembered bool) error {
+func (b *Bridge) checkSlot(ctx context.Context, start capture.LSN, remembered, created bool) error {
 	slot, err := b.db.SlotStatus(ctx)
 	if err != nil {
 		return fmt.Errorf("look at the slot: %w", err)
 	}
 	thing := "slot " + slot.Name
 	switch {
-	case !remembered:
-		return b.remember(slot.Confirmed)
-	case b.repair && slot.Confirmed > start:
+	case b.repair && (created || !remembered || slot.Confirmed > start || start > slot.Current):
 		b.log.Warn("changes are lost to the stream, the tables are compared with the state", "lsn", slot.Confirmed, "state_lsn", start)
-		return b.compareAll(slot.Confirmed)
+		return b.rebase(ctx, slot.Confirmed)
+	case !remembered:
+		return b.begin(ctx, slot)
 	case start > slot.Current:
 		return &Refusal{Thing: thing,
 			Problem: fmt.Sprintf("the state has everything up to %s, but the server's WAL ends at %s: the database was restored from an older backup", start, slot.Current),
@@ -285,6 +300,62 @@ func (b *Bridge) checkSlot(ctx context.Context, start capture.LSN, remembered bo
 	}
 	b.log.Warn("another instance has confirmed beyond the state, the tables are compared with it", "lsn", slot.Confirmed, "state_lsn", start)
 	return b.compareAll(slot.Confirmed)
+}
+
+// begin remembers where a new state starts. One that was rebuilt from the topics
+// has positions: they must not lie beyond the server's WAL.
+func (b *Bridge) begin(ctx context.Context, slot capture.SlotStatus) error {
+	base, err := b.memory.base()
+	if err != nil {
+		return err
+	}
+	top, err := b.top(ctx)
+	if err != nil {
+		return err
+	}
+	if top > slot.Current+base {
+		return &Refusal{Thing: "slot " + slot.Name,
+			Problem: fmt.Sprintf("the topics tell of changes up to %s, but the server's WAL ends at %s: the database was restored from an older backup", top, slot.Current+base),
+			Cure:    "run `backstory backfill --reconcile`: it compares the table with the state and publishes the differences"}
+	}
+	return b.remember(slot.Confirmed)
+}
+
+// top is the highest position that the state has.
+func (b *Bridge) top(ctx context.Context) (top capture.LSN, err error) {
+	err = b.store.Each(ctx, func(_ uint16, _ []byte, e transform.Entry) error {
+		top = max(top, e.Place.Pos.LSN)
+		return nil
+	})
+	return top, err
+}
+
+// rebase begins anew at lsn, with every table to be compared with the state. In a
+// database that was restored from a backup the positions of the WAL start again
+// below those that the topics have, and every change would be passed over as one
+// that is known. Then a base is added to all positions from now on, which keeps
+// them above. Records carry it, so that a state that is lost later finds the same
+// one: with another one, changes that come again would not be recognised.
+func (b *Bridge) rebase(ctx context.Context, lsn capture.LSN) error {
+	base, err := b.memory.base()
+	if err != nil {
+		return err
+	}
+	top, err := b.top(ctx)
+	switch {
+	case err != nil:
+		return err
+	case top == 0: // a new state: there is nothing to repair
+		return b.remember(lsn)
+	case top >= lsn+base:
+		base = top + 1 - lsn
+		batch := b.store.Begin()
+		setBase(batch, base)
+		if err := b.store.Commit(batch); err != nil {
+			return err
+		}
+	}
+	return b.compareAll(lsn)
 }
 
 // compareAll has every table compared with the state, which streams from lsn on.

@@ -38,6 +38,7 @@ type stream struct {
 	b        *Bridge
 	src      Source
 	prepared *capture.Prepared
+	base     capture.LSN // added to the positions of the WAL; LSNs outside of positions are the server's
 	tr       *transform.Transformer
 
 	batches chan capture.Batch // from feed
@@ -62,9 +63,9 @@ type stream struct {
 	committed committedLSN
 }
 
-func newStream(b *Bridge, src Source, prepared *capture.Prepared) *stream {
+func newStream(b *Bridge, src Source, prepared *capture.Prepared, base capture.LSN) *stream {
 	s := &stream{
-		b: b, src: src, prepared: prepared, tr: transform.New(b.mapping, prepared.Identity),
+		b: b, src: src, prepared: prepared, base: base, tr: transform.New(b.mapping, prepared.Identity),
 		batches: make(chan capture.Batch), jobs: make(chan *job),
 		free: make(chan *piece, pieces), filled: make(chan *piece, 1), room: make(chan struct{}, 1),
 		repairs: map[uint16]*repair{}, emptied: map[uint16]truncation{}, horizons: map[uint16]*atomic.Uint64{},
@@ -167,6 +168,7 @@ func (s *stream) take(ctx, taking context.Context) error {
 // takeBatch maps a batch of changes, then the chunks that its progress makes due.
 func (s *stream) takeBatch(ctx context.Context, batch *capture.Batch) error {
 	for i := range batch.Changes {
+		batch.Changes[i].Pos.LSN += s.base
 		if err := s.takeChange(ctx, &batch.Changes[i]); err != nil {
 			return err
 		}

@@ -290,9 +290,7 @@ const identityName = "state.identity"
 // Bind ties the store to the cluster that its positions are of. A new store takes
 // the identity; one of another cluster, timeline or database is a *Refusal.
 func (s *Store) Bind(id capture.Identity) error {
-	want := le.AppendUint64(nil, id.System)
-	want = le.AppendUint32(want, uint32(id.Timeline))
-	want = append(want, id.Database...)
+	want := identityOf(id)
 	got, ok := s.Meta(identityName)
 	if ok && string(got) == string(want) {
 		return nil
@@ -300,9 +298,22 @@ func (s *Store) Bind(id capture.Identity) error {
 	if ok {
 		return s.foreign(id, got)
 	}
+	return s.setIdentity(id)
+}
+
+// identityFixed is the length of system and timeline, before the database's name.
+const identityFixed = 12
+
+func identityOf(id capture.Identity) []byte {
+	v := le.AppendUint64(nil, id.System)
+	v = le.AppendUint32(v, uint32(id.Timeline))
+	return append(v, id.Database...)
+}
+
+func (s *Store) setIdentity(id capture.Identity) error {
 	b := &Batch{s: s}
 	b.buf = make([]byte, groupHeaderSize)
-	b.SetMeta(identityName, want)
+	b.SetMeta(identityName, identityOf(id))
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	if err := s.commit(b); err != nil {
@@ -311,16 +322,31 @@ func (s *Store) Bind(id capture.Identity) error {
 	return nil
 }
 
+// Rebind ties the store to another timeline of the same cluster: the database was
+// restored, or a standby of it was promoted. Whether the positions of the old one
+// mean anything on the new one is the caller's business.
+func (s *Store) Rebind(id capture.Identity) error {
+	got, ok := s.Meta(identityName)
+	if ok && len(got) >= identityFixed && (le.Uint64(got) != id.System || string(got[identityFixed:]) != id.Database) {
+		return s.foreign(id, got)
+	}
+	return s.setIdentity(id)
+}
+
 func (s *Store) foreign(id capture.Identity, got []byte) error {
-	const fixed = 12
-	if len(got) < fixed {
+	if len(got) < identityFixed {
 		return damaged(s.dir, identityName, 0, "the identity is cut off")
+	}
+	cure := "point state.dir or source.dsn to the other, or give this source a directory, slot and topics of its own"
+	if le.Uint64(got) == id.System && string(got[identityFixed:]) == id.Database {
+		cure = "if the database was restored or a standby promoted: `backstory backfill --reconcile`, which compares the tables " +
+			"with the state and publishes the differences; else point source.dsn to the right server"
 	}
 	return &Refusal{
 		Thing: "state directory " + s.dir,
 		Problem: fmt.Sprintf("it belongs to system %d, timeline %d, database %s, not to system %d, timeline %d, database %s",
-			binary.LittleEndian.Uint64(got), int32(le.Uint32(got[8:])), got[fixed:], id.System, id.Timeline, id.Database),
-		Cure: "point state.dir or source.dsn to the other, or give this source a directory, slot and topics of its own",
+			binary.LittleEndian.Uint64(got), int32(le.Uint32(got[8:])), got[identityFixed:], id.System, id.Timeline, id.Database),
+		Cure: cure,
 	}
 }
 
