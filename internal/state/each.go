@@ -2,7 +2,6 @@ package state
 
 import (
 	"context"
-	"fmt"
 
 	"backstory/transform"
 )
@@ -12,25 +11,9 @@ import (
 // newer entry is. Commits go on beside it. Key and image are valid during the
 // call. An error of fn ends it and is returned as it is.
 func (s *Store) Each(ctx context.Context, fn func(table uint16, key []byte, e transform.Entry) error) error {
-	var hashes []uint64
-	var buf []byte
-	for i := range s.index.shards {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("read the state: %w", err)
-		}
-		hashes = s.hashes(i, hashes[:0])
-		for _, h := range hashes {
-			r, err := s.committed(h, buf[:0])
-			if err != nil {
-				return fmt.Errorf("read the state: %w", err)
-			}
-			buf = r
-			if record(r).kind() == kindGone {
-				continue
-			}
-			if err := fn(record(r).table(), record(r).key(), record(r).entry()); err != nil {
-				return err
-			}
+	for part := range Parts {
+		if err := s.EachOf(ctx, part, fn); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -125,7 +125,25 @@ func (s *Store) Close() error {
 	if errors.Is(err, ErrClosed) {
 		return nil
 	}
-	err = errors.Join(err, s.release())
+	return errors.Join(err, s.end())
+}
+
+// Discard closes a store without syncing it: one whose files are removed next.
+func (s *Store) Discard() error {
+	s.stop()
+	s.keeper.Wait()
+	s.mu.RLock()
+	closed := s.closed
+	s.mu.RUnlock()
+	if closed {
+		return nil
+	}
+	return s.end()
+}
+
+// end gives back what an open store has.
+func (s *Store) end() error {
+	err := s.release()
 	s.metrics.unregister()
 	if s.unlock != nil {
 		err = errors.Join(err, s.unlock.Close())
