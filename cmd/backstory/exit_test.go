@@ -88,6 +88,10 @@ func TestExitCodesWithoutServers(t *testing.T) {
 		{"no topic", []string{"tail", "--brokers=" + dead}, 2, `name a topic`},
 		{"a topic that is not mapped", []string{"tail", "--kafka.brokers=" + dead, "--mapping=" + mapping, "product.event"}, 2, `did you mean product\.events\?`},
 		{"a wrong start", []string{"tail", "--brokers=" + dead, "t", "--from=yesterday"}, 2, `--from: `},
+		{"verify without a bridge", []string{"verify", dsn, "--kafka.brokers=" + dead, "--mapping=" + mapping, "--http.listen=" + dead}, 3, `no bridge answers at .*start the bridge`},
+		{"verify without HTTP", []string{"verify", dsn, "--kafka.brokers=" + dead, "--mapping=" + mapping, "--http.listen="}, 2, `http\.listen`},
+		{"verify of a table that is not mapped", []string{"verify", dsn, "--kafka.brokers=" + dead, "--mapping=" + mapping, "public.product"}, 2, `did you mean public\.products\?`},
+		{"verify with a wrong limit", []string{"verify", dsn, "--kafka.brokers=" + dead, "--mapping=" + mapping, "--limit=0"}, 2, `--limit: `},
 		{"a demo without changes", []string{"demo", "--rate=0"}, 2, `--rate: `},
 	}
 	for _, tt := range tests {

@@ -31,7 +31,7 @@ func rootCommand() *cobra.Command {
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(helpCommand(root))
-	root.AddCommand(runCommand(), demoCommand(), doctorCommand(), backfillCommand(), statusCommand(), tailCommand(), versionCommand(), configTopic())
+	root.AddCommand(runCommand(), demoCommand(), doctorCommand(), backfillCommand(), statusCommand(), tailCommand(), verifyCommand(), versionCommand(), configTopic())
 	for _, cmd := range append(root.Commands(), root) {
 		if cmd.Args != nil {
 			cmd.Args = usageArgs(cmd.Args)

@@ -14,6 +14,7 @@ import (
 	"backstory/capture"
 	"backstory/internal/bridge"
 	"backstory/internal/state"
+	"backstory/internal/verify"
 	"backstory/internal/web"
 	"backstory/transform"
 )
@@ -108,6 +109,8 @@ func runWithServer(ctx context.Context, cfg web.Config, b *bridge.Bridge, metric
 	}
 	defer func() { _ = server.Close() }() // Run has closed it, or was never reached
 	serveBackfills(server, b)
+	server.Handle("POST /state", verify.EntryHandler(b))
+	server.Handle("POST /state/keys", verify.KeyHandler(b))
 	g, ctx := errgroup.WithContext(ctx)
 	serving, stop := context.WithCancel(ctx)
 	g.Go(func() error { // ends when ctx does, after what was taken is durable
