@@ -105,7 +105,7 @@ func number(tb testing.TB, name string, normal int) int {
 
 // Nothing is different while writers update, move, delete, re-create and truncate,
 // some of them on few hot keys. BACKSTORY_TEST_VERIFY_ROWS and _RUNS make it as
-// large as wanted: 1000000 and 10 take half an hour.
+// large as wanted; then -timeout has to follow.
 func TestVerifyBesideWriters(t *testing.T) {
 	t.Parallel()
 	rows := number(t, "BACKSTORY_TEST_VERIFY_ROWS", 20_000)
