@@ -11,11 +11,16 @@ type (
 	File = file
 )
 
+// MoveStep is about how many bytes compaction writes while commits wait.
+const MoveStep = moveStep
+
 // Options are what tests may choose beyond Config.
 type Options struct {
 	Disk         Disk
 	SegmentBytes int64
 	Hash         func(table uint16, key []byte) uint64
+	// Still means that nothing works in the background; see Step.
+	Still bool
 }
 
 // OpenWith opens a store with segments of any size, on any disk.
@@ -24,11 +29,18 @@ func OpenWith(ctx context.Context, o Options) (*Store, error) {
 	if o.Hash != nil {
 		s.hash = o.Hash
 	}
-	if err := s.start(ctx, nil); err != nil {
+	start := s.start
+	if o.Still {
+		start = s.loadWith
+	}
+	if err := start(ctx, nil); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
+
+// Step does what the keeper of a store that is Still would do next.
+func (s *Store) Step(ctx context.Context) (more bool, err error) { return s.work(ctx) }
 
 // DiskBytes is the size of the log and the live part of it.
 func (s *Store) DiskBytes() (all, live int64) {

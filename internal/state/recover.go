@@ -43,6 +43,10 @@ func (s *Store) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open the state: %w", err)
 	}
+	if err := s.openMark(); err != nil {
+		return fmt.Errorf("open the state: %s: %w", markName, err)
+	}
+	s.dirty = true // also names that a killed process made may not be durable
 	if err := s.Sync(ctx); err != nil {
 		return err
 	}

@@ -101,6 +101,18 @@ func newStore(cfg Config, d disk, log *slog.Logger) *Store {
 
 // start loads what is on disk and begins the keeper, which ends with Close.
 func (s *Store) start(ctx context.Context, reg prometheus.Registerer) error {
+	if err := s.loadWith(ctx, reg); err != nil {
+		return err
+	}
+	keep, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	s.keeper.Go(func() { s.keep(keep) })
+	s.wake()
+	return nil
+}
+
+// loadWith registers the metrics and loads what is on disk.
+func (s *Store) loadWith(ctx context.Context, reg prometheus.Registerer) error {
 	var err error
 	if s.metrics, err = newMetrics(s, reg); err != nil {
 		return fmt.Errorf("register the metrics of the state: %w", err)
@@ -109,10 +121,6 @@ func (s *Store) start(ctx context.Context, reg prometheus.Registerer) error {
 		s.metrics.unregister()
 		return errors.Join(err, s.release())
 	}
-	keep, cancel := context.WithCancel(context.Background())
-	s.stop = cancel
-	s.keeper.Go(func() { s.keep(keep) })
-	s.wake()
 	return nil
 }
 

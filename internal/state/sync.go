@@ -70,8 +70,9 @@ func ignoreEOF(err error) error {
 
 // Sync makes everything durable that is committed when it is called. It runs
 // beside commits and holds none of them up for longer than it takes to look
-// which files there are. After a failed Sync the store accepts no commit, since
-// the operating system may have forgotten what it could not write.
+// which files there are. Where files could not be synced the store accepts no
+// commit any more, since the operating system may have forgotten what it could
+// not write; where only the mark could not be written, Sync may be called again.
 func (s *Store) Sync(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("sync the state: %w", err)
@@ -90,6 +91,9 @@ func (s *Store) Sync(ctx context.Context) error {
 		s.writing.Lock()
 		defer s.writing.Unlock()
 		return s.fail(fmt.Errorf("sync the state: %w", err))
+	}
+	if err := s.writeMark(mark{id: s.id, seq: w.upTo, number: w.files[len(w.files)-1].number}); err != nil {
+		return fmt.Errorf("sync the state: %w", err)
 	}
 	s.setSynced(w)
 	s.metrics.syncs.Observe(time.Since(began).Seconds())
@@ -137,20 +141,20 @@ func (s *Store) syncFiles(w unsyncedWork) error {
 			return fmt.Errorf("directory: %w", err)
 		}
 	}
-	return s.writeMark(mark{id: s.id, seq: w.upTo, number: w.files[len(w.files)-1].number})
+	return nil
+}
+
+// openMark opens the file of the mark or makes it.
+func (s *Store) openMark() error {
+	f, err := s.disk.Open(markName)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = s.disk.Create(markName)
+	}
+	s.markFile = f
+	return err
 }
 
 func (s *Store) writeMark(m mark) error {
-	if s.markFile == nil {
-		f, err := s.disk.Open(markName)
-		if errors.Is(err, fs.ErrNotExist) {
-			f, err = s.disk.Create(markName)
-		}
-		if err != nil {
-			return err
-		}
-		s.markFile = f
-	}
 	if _, err := s.markFile.WriteAt(m.encode(), 0); err != nil {
 		return fmt.Errorf("write %s: %w", markName, err)
 	}
