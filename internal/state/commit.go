@@ -247,8 +247,16 @@ func (s *Store) fail(err error) error {
 
 // roll seals the active segment and begins the next, whose first group says all
 // that is not in the index: the other segments, meta and the keys to read again.
-// So only the newest segment has to be read for these. The caller has writing.
+// So only the newest segment has to be read for these. The name of a segment is
+// durable before the next one begins, so that a loss of power leaves no gap; the
+// keeper has seen to that long before. The caller has writing.
 func (s *Store) roll() error {
+	if !s.active.named {
+		if err := s.disk.Sync(); err != nil {
+			return s.fail(fmt.Errorf("sync the names of the state's files: %w", err))
+		}
+		s.active.named = true
+	}
 	seg, err := s.newSegment(s.active.number + 1)
 	if err != nil {
 		return fmt.Errorf("begin the next file of the state: %w", err)

@@ -69,6 +69,9 @@ func (s *Store) keepFailed(ctx context.Context, err error) {
 
 // work does one step of what is to be done.
 func (s *Store) work(ctx context.Context) (more bool, err error) {
+	if s.unnamed() {
+		return true, s.Sync(ctx)
+	}
 	if s.moving == nil && s.wantsCompaction() {
 		s.moving = s.pick()
 	}
@@ -83,6 +86,13 @@ func (s *Store) work(ctx context.Context) (more bool, err error) {
 		return true, nil
 	}
 	return false, nil
+}
+
+// unnamed reports whether the next segment could not begin without a sync.
+func (s *Store) unnamed() bool {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return !s.active.named
 }
 
 // unhinted returns a durable segment that has no hint.

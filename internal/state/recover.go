@@ -317,7 +317,7 @@ func (ld *loader) torn(seg *segment, bad *badGroup) (whole bool, err error) {
 		return false, nil
 	}
 	s.segments[seg.handle] = nil
-	return false, errors.Join(seg.file.Close(), s.disk.Remove(logName(seg.number)))
+	return false, seg.file.Close()
 }
 
 // durable is the newest group that is known to have been synced: by the mark, by
@@ -368,16 +368,27 @@ func (s *Store) newestSynced(number uint64, from int64) (newest uint64, err erro
 }
 
 // cutAfter makes segment i, or the one before it if nothing is left of i, the end
-// of the log.
+// of the log. Until nothing can bring the later segments back, i stays torn, so
+// that a crash leaves no log with a gap.
 func (ld *loader) cutAfter(i int) error {
 	s := ld.s
-	for _, n := range ld.numbers[i+1:] {
+	later := ld.numbers[i+1:]
+	for _, n := range later {
 		if err := s.disk.Remove(logName(n)); err != nil {
 			return err
 		}
 	}
-	s.dirty = true
+	if len(later) > 0 {
+		if err := s.disk.Sync(); err != nil {
+			return err
+		}
+	}
 	seg := s.active
+	if seg == nil || seg.number != ld.numbers[i] {
+		if err := s.disk.Remove(logName(ld.numbers[i])); err != nil {
+			return err
+		}
+	}
 	if seg == nil {
 		return nil
 	}

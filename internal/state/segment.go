@@ -27,6 +27,7 @@ type segment struct {
 	live   int64 // bytes of records that the index points to; under Store.mu
 
 	last    uint64 // its last group; under Store.mu
+	named   bool   // its name is durable; under Store.writing
 	synced  bool   // sealed and durable; under Store.writing
 	retired bool   // a group says that it is not needed any more; under Store.writing
 	hinted  bool   // has a hint file; only for the keeper

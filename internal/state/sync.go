@@ -165,6 +165,7 @@ func (s *Store) setSynced(w unsyncedWork) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	for _, seg := range w.files {
+		seg.named = seg.named || w.names
 		if seg != s.active && seg.last <= w.upTo {
 			seg.synced = true
 			s.wake() // its hint can be written
