@@ -220,20 +220,28 @@ func (s *Store) applyList(r record) {
 	}
 }
 
-// retireBatch ends a committed batch and keeps its buffers for a later one.
+// retireBatch ends a committed batch and keeps its buffers for a later one. They
+// are emptied when no other batch can look into them any more.
 func (s *Store) retireBatch(b *Batch) {
 	b.closed.Store(true)
-	left := b.buffers
+	left := s.landed(b)
 	left.reset()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b.buffers = buffers{}
-	n := copy(s.flights, s.flights[1:])
-	s.flights[n] = nil
-	s.flights = s.flights[:n]
 	if len(s.free) < maxFree {
 		s.free = append(s.free, left)
 	}
+}
+
+// landed takes the oldest batch, b, out of those under way, and its buffers from it.
+func (s *Store) landed(b *Batch) (left buffers) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left, b.buffers = b.buffers, buffers{}
+	n := copy(s.flights, s.flights[1:])
+	s.flights[n] = nil
+	s.flights = s.flights[:n]
+	return left
 }
 
 // fail makes every later write return err, because what is in RAM and what is on

@@ -128,8 +128,9 @@ type move struct {
 	seg  *segment
 	scan *scanner
 	end  bool    // the segment is read to its end
-	buf  []byte  // the next group: records that were live when they were read
+	buf  []byte  // room for a group's header, then records that were live when they were read
 	from []int64 // where in the segment they are
+	done int     // bytes of buf that are written, or need not be
 }
 
 // pick begins with the sealed segment that gives back most for what must be
@@ -179,7 +180,7 @@ func (s *Store) moveOn(ctx context.Context) error {
 // gather collects live records from the next groups.
 func (s *Store) gather(m *move) error {
 	var head [groupHeaderSize]byte
-	m.buf, m.from = append(m.buf[:0], head[:]...), m.from[:0]
+	m.buf, m.from, m.done = append(m.buf[:0], head[:]...), m.from[:0], len(head)
 	limit := int(min(moveStep, s.segmentBytes/4))
 	for stop := m.scan.off + moveScan; len(m.buf) < limit && m.scan.off < stop; {
 		_, at, payload, err := m.scan.next()
@@ -223,12 +224,13 @@ func (s *Store) writeMoved(m *move) error {
 }
 
 // writeSome writes from the record with ordinal first on and returns how many
-// records are done. It takes them from the front of m.buf.
+// records it has dealt with. The header of their group takes the place of what is
+// done.
 func (s *Store) writeSome(m *move, first int) (n int, err error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	read, kept, count := groupHeaderSize, groupHeaderSize, 0
-	for first+n < len(m.from) && read < moveStep {
+	read, kept, count := m.done, m.done, 0
+	for first+n < len(m.from) && read-m.done < moveStep {
 		r := recordAt(m.buf, uint32(read))
 		size := padded(len(r))
 		if s.isLive(m.seg, m.from[first+n], r) {
@@ -239,11 +241,11 @@ func (s *Store) writeSome(m *move, first int) (n int, err error) {
 		n++
 	}
 	if count > 0 {
-		if err := s.writeGroup(m.buf[:kept], count); err != nil {
+		if err := s.writeGroup(m.buf[m.done-groupHeaderSize:kept], count); err != nil {
 			return 0, err
 		}
 	}
-	m.buf = append(m.buf[:groupHeaderSize], m.buf[read:]...)
+	m.done = read
 	return n, nil
 }
 
