@@ -108,12 +108,14 @@ func (s *Store) whole(b *Batch) (buf []byte, count int) {
 	return buf, b.count + b.metaCount
 }
 
-// makeRoom begins the next segment where the active one would grow beyond its size.
+// makeRoom begins the next segment where the active one would grow beyond its
+// size. The opening group does not count: with a long list of keys to read again
+// it may be larger than that, and each group would get a segment of its own.
 func (s *Store) makeRoom(n int) error {
 	if s.failed != nil {
 		return s.failed
 	}
-	if s.active.size+int64(n) > s.segmentBytes && s.active.size > s.active.fixed {
+	if used := s.active.movable(); used > 0 && used+int64(n) > s.segmentBytes {
 		return s.roll()
 	}
 	return nil
@@ -281,12 +283,15 @@ func (s *Store) newSegment(number uint64) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
+	buf := s.opening(number)
+	if len(buf) > maxGroup {
+		return nil, fmt.Errorf("its opening group would exceed %d bytes: too many keys wait to be read again", maxGroup)
+	}
 	f, err := s.disk.Create(logName(number))
 	if err != nil {
 		return nil, err
 	}
 	s.dirty = true
-	buf := s.opening(number)
 	if _, err := f.WriteAt(buf, 0); err != nil {
 		return nil, errors.Join(err, f.Close(), s.disk.Remove(logName(number)))
 	}
@@ -317,6 +322,7 @@ func (s *Store) appendRest(buf []byte) (_ []byte, count int) {
 	for _, seg := range s.segments {
 		if seg != nil && !seg.retired {
 			others = le.AppendUint64(others, seg.number)
+			others = le.AppendUint64(others, seg.last)
 		}
 	}
 	add(kindSegments, 0, "", others)

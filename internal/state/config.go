@@ -17,9 +17,9 @@ type Config struct {
 	// Dir holds the files of the store and nothing else. It is created if it is
 	// missing. Required.
 	Dir string `yaml:"dir"`
-	// SegmentBytes is the size at which a file of the log is closed and the next
-	// one begun; only a batch that is larger goes beyond it. Disk use is about
-	// twice the live records plus one segment. 1 MiB to 1 GiB, default 256 MiB.
+	// SegmentBytes is the size of the groups at which a file of the log is closed
+	// and the next one begun; only a batch that is larger goes beyond it. Disk use
+	// is about twice the live records plus one segment. 1 MiB to 1 GiB, default 256 MiB.
 	SegmentBytes int64 `yaml:"segment_bytes"`
 }
 

@@ -54,3 +54,9 @@ func (s *Store) Abandon() {
 	s.keeper.Wait()
 	s.index.close()
 }
+
+// SetVersion makes the file of a segment one of another format.
+func SetVersion(file []byte, version uint32) {
+	le.PutUint32(file[8:], version)
+	le.PutUint32(file[12:], headerSum(file))
+}

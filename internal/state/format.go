@@ -87,16 +87,16 @@ func parseGroup(buf []byte, seed uint32) (group, bool) {
 type recordKind byte
 
 const (
-	kindExisting recordKind = 1 // an aggregate with an image
-	kindDeleted  recordKind = 2 // an aggregate without one
-	kindNote     recordKind = 3 // a change of an unknown aggregate
-	kindGone     recordKind = 4 // a note that was forgotten
-	kindMeta     recordKind = 5 // key is the name, image the value
-	kindNoMeta   recordKind = 6 // the name has no value any more
-	kindAgain    recordKind = 7 // the key must be read again
-	kindDone     recordKind = 8 // it was
-	kindSegments recordKind = 9 // image is the numbers of the other segments
-	kindRetired  recordKind = 10
+	kindExisting recordKind = 1  // an aggregate with an image
+	kindDeleted  recordKind = 2  // an aggregate without one
+	kindNote     recordKind = 3  // a change of an unknown aggregate
+	kindGone     recordKind = 4  // a note that was forgotten
+	kindMeta     recordKind = 5  // key is the name, image the value
+	kindNoMeta   recordKind = 6  // the name has no value any more
+	kindAgain    recordKind = 7  // the key must be read again
+	kindDone     recordKind = 8  // it was
+	kindSegments recordKind = 9  // image is the other segments: number and last group of each
+	kindRetired  recordKind = 10 // image is the number of a segment that is not needed any more
 )
 
 func (k recordKind) keyed() bool { return k >= kindExisting && k <= kindGone }

@@ -69,7 +69,9 @@ func (p *pipeline) raise(f filled, k at) error {
 		transform.Entry{Version: want + 1, Place: transform.Place{Index: 1}, Image: []byte(image(k, want+1))})
 }
 
-func image(k at, version uint64) string { return fmt.Sprintf("%s at %d %0200d", k.key, version, version) }
+func image(k at, version uint64) string {
+	return fmt.Sprintf("%s at %d %0200d", k.key, version, version)
+}
 
 // commit lets those beside it look now and then.
 func (p *pipeline) commit(in <-chan filled, beside []chan struct{}) error {

@@ -21,8 +21,12 @@ type loader struct {
 	numbers []uint64 // of the segments, ascending
 	seq     uint64   // newest valid group so far
 	before  uint64   // number of the segment that was loaded last; 0: none
-	needed  []uint64 // segments that must be there, as the newest opening group says
+	headed  []uint64 // those of them whose header is right
+	needed  []needed // what must be there, as the newest opening group says
 }
+
+// needed is a segment and its last group.
+type needed struct{ number, last uint64 }
 
 // load opens what is in the directory, or begins a new log.
 func (s *Store) load(ctx context.Context) error {
@@ -98,6 +102,7 @@ func (ld *loader) identify() (fresh bool, err error) {
 		}
 		if bytes += size; ok {
 			ids[id] = logName(n)
+			ld.headed = append(ld.headed, n)
 		}
 	}
 	switch {
@@ -199,7 +204,7 @@ func (ld *loader) segment(number uint64, newest bool) (whole bool, err error) {
 	}
 	seg := &segment{number: number, handle: handle, file: f, size: size}
 	s.addSegment(seg)
-	if !newest {
+	if !newest && slices.Contains(ld.headed, number) {
 		h, ok, err := s.loadHint(seg)
 		if err != nil {
 			return false, err
@@ -285,12 +290,12 @@ func (ld *loader) record(seg *segment, at int64, r record) error {
 		size := padded(len(r))
 		return s.place(s.hashOf(r), r.table(), makeLoc(seg.handle, at, size, kind), size)
 	case kind == kindSegments:
-		for b := r.image(); len(b) >= 8; b = b[8:] {
-			ld.needed = append(ld.needed, le.Uint64(b))
+		for b := r.image(); len(b) >= 16; b = b[16:] {
+			ld.needed = append(ld.needed, needed{le.Uint64(b), le.Uint64(b[8:])})
 		}
 	case kind == kindRetired:
 		if b := r.image(); len(b) >= 8 {
-			ld.needed = slices.DeleteFunc(ld.needed, func(n uint64) bool { return n == le.Uint64(b) })
+			ld.needed = slices.DeleteFunc(ld.needed, func(n needed) bool { return n.number == le.Uint64(b) })
 		}
 	default:
 		s.applyList(r)
@@ -350,7 +355,11 @@ func (s *Store) newestSynced(number uint64, from int64) (newest uint64, err erro
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	buf := make([]byte, scanWindow+groupHeaderSize)
+	size, err := f.Size()
+	if err != nil {
+		return 0, err
+	}
+	buf := make([]byte, min(scanWindow, max(size-from, 0))+groupHeaderSize)
 	for from = from &^ 7; ; from += scanWindow {
 		n, err := f.ReadAt(buf, from)
 		for i := 0; i+groupHeaderSize <= n; i += 8 {
@@ -420,20 +429,32 @@ func (ld *loader) complete() error {
 			fmt.Sprintf("the log ends with group %d, though group %d was synced", ld.seq, ld.mark.seq))
 	}
 	for _, n := range ld.needed {
-		if !slices.ContainsFunc(s.segments, func(seg *segment) bool { return seg != nil && seg.number == n }) {
-			return damaged(s.dir, logName(n), 0, "the file is missing")
+		if err := ld.present(n); err != nil {
+			return err
 		}
 	}
 	for _, seg := range s.segments {
-		if seg == nil || seg == s.active {
+		if seg == nil || seg == s.active || slices.ContainsFunc(ld.needed, func(n needed) bool { return n.number == seg.number }) {
 			continue
 		}
-		if !slices.Contains(ld.needed, seg.number) {
-			seg.retired = true
-			if seg.live > 0 {
-				return damaged(s.dir, logName(seg.number), 0, "the file was given up with records that are in no other")
-			}
+		seg.retired = true
+		if seg.live > 0 {
+			return damaged(s.dir, logName(seg.number), 0, "the file was given up with records that are in no other")
 		}
+	}
+	return nil
+}
+
+// present checks that a segment is there to its last group.
+func (ld *loader) present(n needed) error {
+	s := ld.s
+	i := slices.IndexFunc(s.segments, func(seg *segment) bool { return seg != nil && seg.number == n.number })
+	switch {
+	case i < 0:
+		return damaged(s.dir, logName(n.number), 0, "the file is missing")
+	case s.segments[i].last != n.last:
+		return damaged(s.dir, logName(n.number), s.segments[i].size,
+			fmt.Sprintf("the file ends with group %d, not with group %d", s.segments[i].last, n.last))
 	}
 	return nil
 }

@@ -92,6 +92,7 @@ func (s *Store) Sync(ctx context.Context) error {
 		defer s.writing.Unlock()
 		return s.fail(fmt.Errorf("sync the state: %w", err))
 	}
+	s.setNamed(w)
 	if err := s.writeMark(mark{id: s.id, seq: w.upTo, number: w.files[len(w.files)-1].number}); err != nil {
 		return fmt.Errorf("sync the state: %w", err)
 	}
@@ -161,11 +162,22 @@ func (s *Store) writeMark(m mark) error {
 	return nil
 }
 
+// setNamed takes note that the names of files are durable.
+func (s *Store) setNamed(w unsyncedWork) {
+	if !w.names {
+		return
+	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	for _, seg := range w.files {
+		seg.named = true
+	}
+}
+
 func (s *Store) setSynced(w unsyncedWork) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	for _, seg := range w.files {
-		seg.named = seg.named || w.names
 		if seg != s.active && seg.last <= w.upTo {
 			seg.synced = true
 			s.wake() // its hint can be written
