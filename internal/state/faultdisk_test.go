@@ -78,6 +78,8 @@ type faultDisk struct {
 	next    int // armed with at the next restart
 	opens   int // open files
 	room    int // bytes that may still be written; below 0: no bound
+	writes  int // so far
+	fullAt  int // the write that finds the disk full; 0: none
 	failOn  func(op, name string) error
 	written func(name string, n int)
 }
@@ -340,6 +342,9 @@ func (f *faultFile) WriteAt(b []byte, off int64) (int, error) {
 		grows := max(0, int(off)+n-max(int(off), len(f.inode.now)))
 		n -= max(0, grows-d.room)
 		d.room -= min(grows, d.room)
+	}
+	if d.writes++; d.writes == d.fullAt {
+		n = d.rnd.IntN(n)
 	}
 	f.inode.patch(patch{off, append([]byte{}, b[:n]...)})
 	if d.written != nil {
