@@ -184,7 +184,7 @@ func (s *Store) gather(m *move) error {
 	limit := int(min(moveStep, s.segmentBytes/4))
 	for stop := m.scan.off + moveScan; len(m.buf) < limit && m.scan.off < stop; {
 		_, at, payload, err := m.scan.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			m.end = true
 			return nil
 		}

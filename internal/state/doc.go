@@ -10,9 +10,9 @@
 //   - A batch is committed whole or not at all. After a crash of the process, at
 //     whatever byte, the store holds exactly the last committed batch; after a
 //     loss of power it holds some committed batch at or above [Store.Synced].
-//   - Nothing damaged is read as data: groups are checked when a store is opened,
-//     records each time they are read. Damage is a [Refusal] that names file and
-//     offset. A group that was synced is never taken for a torn tail.
+//   - Nothing damaged is read as data: groups are checked when their file is read
+//     as a whole, records each time they are read. Damage is a [Refusal] that names
+//     file and offset. A group that was synced is never taken for a torn tail.
 //   - Memory grows with the number of keys (at most 40 bytes each), not with the
 //     images. Nothing stops for a large table: the index grows in small parts,
 //     compaction runs beside the commits in steps of about a megabyte.

@@ -190,7 +190,7 @@ func (s *Store) fillHint(ctx context.Context, seg *segment, f file) error {
 			return err
 		}
 		g, at, payload, err := sc.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

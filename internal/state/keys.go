@@ -137,7 +137,7 @@ func (c *collector) fromSegment(ctx context.Context, seg *segment) error {
 			return err
 		}
 		_, at, payload, err := sc.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -246,10 +246,10 @@ func (ld *loader) scan(seg *segment) (whole bool, err error) {
 		g, at, payload, err := sc.next()
 		var bad *badGroup
 		switch {
-		case err == io.EOF && sc.off > segmentHeaderSize:
+		case errors.Is(err, io.EOF) && sc.off > segmentHeaderSize:
 			s.active, ld.before = seg, seg.number
 			return true, nil
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return ld.torn(seg, &badGroup{segmentHeaderSize, "the opening group is missing"})
 		case errors.As(err, &bad):
 			return ld.torn(seg, bad)
@@ -360,7 +360,7 @@ func (s *Store) newestSynced(number uint64, from int64) (newest uint64, err erro
 		return 0, err
 	}
 	buf := make([]byte, min(scanWindow, max(size-from, 0))+groupHeaderSize)
-	for from = from &^ 7; ; from += scanWindow {
+	for from &^= 7; ; from += scanWindow {
 		n, err := f.ReadAt(buf, from)
 		for i := 0; i+groupHeaderSize <= n; i += 8 {
 			if g, ok := parseGroup(buf[i:], s.seed); ok {
