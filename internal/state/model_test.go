@@ -459,8 +459,7 @@ func drawKey(t *rapid.T) at {
 	return at{rapid.SampledFrom(tables).Draw(t, "table"), keyOf(rapid.IntRange(0, keyCount-1).Draw(t, "key"))}
 }
 
-// drawEntry makes aggregates that exist or are deleted, and notes, the latter two
-// also with the image of another key.
+// drawEntry makes aggregates that exist or are deleted, and notes.
 func drawEntry(t *rapid.T) transform.Entry {
 	e := transform.Entry{
 		Version: rapid.Uint64Range(0, 3).Draw(t, "version"),
