@@ -16,22 +16,28 @@ import (
 
 // TestFullDiskEverywhere lets the disk be full at the first write of a workload, at
 // its second, and so on: of a batch, a new file, compaction, a hint, the mark. The
-// store is as before, and the same call succeeds when there is room.
+// store is as before, and the same call succeeds when there is room; or the batch
+// is dropped, and others follow.
 func TestFullDiskEverywhere(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		n := 1
-		for fullAt(t, n) {
-			n++
-		}
-		if n < 60 {
-			t.Fatalf("the workload makes only %d writes", n)
-		}
-	})
+	for _, again := range []bool{true, false} {
+		t.Run(fmt.Sprint("again ", again), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := 1
+				for fullAt(t, n, again) {
+					n++
+				}
+				if n < 60 {
+					t.Fatalf("the workload makes only %d writes", n)
+				}
+			})
+		})
+	}
 }
 
 // fullAt reports false if the workload makes fewer than n writes.
-func fullAt(t *testing.T, n int) bool {
+func fullAt(t *testing.T, n int, again bool) bool {
 	t.Helper()
 	w := newWorld(&located{t, 0, n}, uint64(n), 1500)
 	w.disk.fullAt = w.disk.writes + n
@@ -39,7 +45,9 @@ func fullAt(t *testing.T, n int) bool {
 		before := w.disk.writes
 		step(w)
 		if before < w.disk.fullAt && w.disk.writes >= w.disk.fullAt {
-			w.verify()
+			if w.verify(); !again {
+				w.dropAll()
+			}
 			step(w)
 		}
 	}

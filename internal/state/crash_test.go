@@ -6,6 +6,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"backstory/internal/state"
 	"backstory/transform"
 )
 
@@ -133,4 +134,53 @@ func (l *located) Fatalf(format string, args ...any) {
 func (l *located) Fatal(args ...any) {
 	l.Helper()
 	l.T.Fatal(append([]any{"seed", l.seed, "change", l.n}, args...)...)
+}
+
+// TestCutInterrupted loses the content of a file in the middle of the log, of which
+// nothing was synced, and then the power at each change of the recovery, twice.
+func TestCutInterrupted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for seed := range uint64(12) {
+			for n := 1; cutAt(t, seed, n); n++ {
+				continue
+			}
+		}
+	})
+}
+
+// cutAt reports false if the recovery makes fewer than n changes.
+func cutAt(t *testing.T, seed uint64, n int) bool {
+	t.Helper()
+	w := newWorld(&located{t, seed, n}, seed*100+uint64(n), 500)
+	rnd := rand.New(rand.NewPCG(seed, 3))
+	for len(w.disk.names) < 8 {
+		w.put(at{1, keyOf(rnd.IntN(keyCount))}, entryOf(rnd))
+		w.commit()
+	}
+	f := w.disk.names[[]string{"0000000002.log", "0000000004.log"}[seed%2]]
+	f.now = append([]byte{}, f.durable...)
+	if seed%3 > 0 { // its size is there, its bytes are not
+		f.now = make([]byte, 100)
+	}
+	for _, f := range w.disk.names { // the rest happens to be on the disk
+		f.durable, f.pending = append([]byte{}, f.now...), nil
+	}
+	least := w.s.Synced()
+	w.s.Abandon()
+	w.disk.restart()
+	w.disk.arm(n)
+	s, err := state.OpenWith(ctx, w.options)
+	if err == nil {
+		s.Abandon()
+		return false
+	}
+	if !w.disk.dead() {
+		t.Fatalf("seed %d, change %d: open: %v", seed, n, err)
+	}
+	w.disk.armNext(n)
+	w.disk.losePower()
+	w.start(least, w.s.Committed())
+	w.reopen()
+	return true
 }

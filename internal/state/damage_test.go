@@ -107,7 +107,7 @@ func refusal(t *testing.T, err error, what string) *state.Refusal {
 }
 
 // TestFlippedBytes flips every byte of every file. What is not found must be in a
-// place that holds no data: the mark, a hint, the padding of a record.
+// file that holds no data: the mark or a hint.
 func TestFlippedBytes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -133,8 +133,8 @@ func TestFlippedBytes(t *testing.T) {
 				}
 			}
 			t.Logf("%s: %d of %d damages did no harm", name, missed, 2*len(files[name]))
-			if missed > 0 && newest(files) == name {
-				t.Fatalf("%s: %d damages of the newest log file were not found", name, missed)
+			if missed > 0 && strings.HasSuffix(name, ".log") {
+				t.Fatalf("%s: %d damages were not found", name, missed)
 			}
 		}
 	})
