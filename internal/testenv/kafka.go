@@ -256,41 +256,32 @@ func (k *Cluster) Log(i int) string { return k.nodes[i].log() }
 // Kill9 ends node i by SIGKILL.
 func (k *Cluster) Kill9(tb TB, i int) {
 	tb.Helper()
-	k.do(tb, "kill", func(ctx context.Context) error { return k.nodes[i].kill(ctx) })
+	k.do(tb, "kill", func(ctx context.Context) error { return k.KillNode(ctx, i) })
 }
 
 // Shutdown stops node i in an orderly way.
 func (k *Cluster) Shutdown(tb TB, i int) {
 	tb.Helper()
-	k.do(tb, "stop", func(ctx context.Context) error { return k.nodes[i].stop(ctx) })
+	k.do(tb, "stop", func(ctx context.Context) error { return k.StopNode(ctx, i) })
 }
 
 // Stop freezes node i (SIGSTOP): its connections stay open and nobody answers.
 func (k *Cluster) Stop(tb TB, i int) {
 	tb.Helper()
-	k.do(tb, "freeze", func(context.Context) error { return k.nodes[i].signal(syscall.SIGSTOP) })
+	k.do(tb, "freeze", func(context.Context) error { return k.SignalNode(i, syscall.SIGSTOP) })
 }
 
 // Cont lets a frozen node go on.
 func (k *Cluster) Cont(tb TB, i int) {
 	tb.Helper()
-	k.do(tb, "continue", func(context.Context) error { return k.nodes[i].signal(syscall.SIGCONT) })
+	k.do(tb, "continue", func(context.Context) error { return k.SignalNode(i, syscall.SIGCONT) })
 }
 
 // Restart starts node i again, on its ports and with its data, and waits until
 // all running nodes know it.
 func (k *Cluster) Restart(tb TB, i int) {
 	tb.Helper()
-	k.do(tb, "restart", func(ctx context.Context) error {
-		n := k.nodes[i]
-		if err := n.stop(ctx); err != nil {
-			return err
-		}
-		if err := n.start(k); err != nil {
-			return err
-		}
-		return k.ready(ctx)
-	})
+	k.do(tb, "restart", func(ctx context.Context) error { return k.RestartNode(ctx, i) })
 }
 
 func (k *Cluster) do(tb TB, what string, f func(context.Context) error) {

@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -92,17 +93,26 @@ func (p *Link) Slow(delay time.Duration) {
 // Heal ends Cut, Stall and Slow.
 func (p *Link) Heal(tb TB) {
 	tb.Helper()
+	if err := p.Mend(); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Mend is Heal for a program that is no test.
+func (p *Link) Mend() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = 0
 	if !p.flowing() {
 		close(p.gate)
 	}
-	if p.l == nil {
-		if err := p.listen(p.addr); err != nil {
-			tb.Fatalf("heal the proxy: %v", err)
-		}
+	if p.l != nil {
+		return nil
 	}
+	if err := p.listen(p.addr); err != nil {
+		return fmt.Errorf("heal the proxy: %w", err)
+	}
+	return nil
 }
 
 func (p *Link) flowing() bool {

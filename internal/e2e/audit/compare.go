@@ -10,7 +10,7 @@ import (
 )
 
 // maxFindings bounds a report; the rest is counted.
-const maxFindings = 20
+const maxFindings = 5
 
 // Report is the outcome of a comparison.
 type Report struct {

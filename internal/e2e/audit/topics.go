@@ -3,10 +3,12 @@ package audit
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
+	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -92,4 +94,55 @@ func record(r *kgo.Record) Record {
 		out.Headers[h.Key] = string(h.Value)
 	}
 	return out
+}
+
+// ReadByReader is ReadTopic through kafka-go's Reader, which knows no isolation
+// level and hands the invisible markers out: its users skip them.
+func ReadByReader(ctx context.Context, brokers []string, topic string, partitions int32) ([]Record, error) {
+	var records []Record
+	for p := range partitions {
+		more, err := readPartition(ctx, brokers, topic, int(p))
+		if err != nil {
+			return nil, fmt.Errorf("read %s, partition %d by kafka-go: %w", topic, p, err)
+		}
+		records = append(records, more...)
+	}
+	return records, nil
+}
+
+func readPartition(ctx context.Context, brokers []string, topic string, partition int) (_ []Record, err error) {
+	conn, err := kafka.DialLeader(ctx, "tcp", brokers[0], topic, partition)
+	if err != nil {
+		return nil, err
+	}
+	end, err := conn.ReadLastOffset()
+	if err = errors.Join(err, conn.Close()); err != nil || end == 0 {
+		return nil, err
+	}
+	reader := kafka.NewReader(kafka.ReaderConfig{Brokers: brokers, Topic: topic, Partition: partition,
+		MaxWait: 100 * time.Millisecond, MaxBytes: 16 << 20})
+	defer func() { err = errors.Join(err, reader.Close()) }()
+	var records []Record
+	for {
+		m, err := reader.ReadMessage(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if !marker(&m) {
+			r := Record{Key: string(m.Key), Value: m.Value, Headers: map[string]string{}, Partition: int32(partition), Offset: m.Offset, Time: m.Time}
+			for _, h := range m.Headers {
+				r.Headers[h.Key] = string(h.Value)
+			}
+			records = append(records, r)
+		}
+		if m.Offset >= end-1 {
+			return records, nil
+		}
+	}
+}
+
+// marker reports whether a message is the end of a transaction: a key of a
+// version and the kind abort, and no headers, which every record of ours has.
+func marker(m *kafka.Message) bool {
+	return len(m.Headers) == 0 && string(m.Key) == "\x00\x00\x00\x00"
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,9 @@ type Writer struct {
 	Budget int64
 	// Pause between transactions; 0: none.
 	Pause time.Duration
+	// Hold is held for reading while a transaction runs, so that who locks it
+	// holds all writers; nil: nobody does.
+	Hold *sync.RWMutex
 
 	rng  *rand.Rand
 	next int64
@@ -50,7 +54,7 @@ func (w *Writer) Run(ctx context.Context) error {
 				continue
 			}
 		}
-		if err := w.transaction(ctx, conn); err != nil && !passing(err) && ctx.Err() == nil {
+		if err := w.held(ctx, conn); err != nil && !passing(err) && ctx.Err() == nil {
 			return fmt.Errorf("writer %d: %w", w.Serial, err)
 		}
 		pause(ctx, w.Pause)
@@ -87,6 +91,14 @@ func passing(err error) bool {
 		return true
 	}
 	return pg.Code[:2] == "57" || pg.Code[:2] == "08" || pg.Code[:2] == "53"
+}
+
+func (w *Writer) held(ctx context.Context, conn *pgx.Conn) error {
+	if w.Hold != nil {
+		w.Hold.RLock()
+		defer w.Hold.RUnlock()
+	}
+	return w.transaction(ctx, conn)
 }
 
 // transaction commits one random transaction.
@@ -263,14 +275,16 @@ func (w *Writer) truncate(ctx context.Context, tx pgx.Tx) error {
 	return w.exec(ctx, tx, `INSERT INTO products `+generated("1", fmt.Sprint(w.Keys)))
 }
 
-// Giant commits one transaction of about n changes.
+// Giant commits one transaction of n changes: rows of ids that no other shape
+// inserts, from those of its Serial on.
 func (w *Writer) Giant(ctx context.Context, n int64) error {
 	conn, err := pgx.Connect(ctx, w.DSN)
 	if err != nil {
 		return err
 	}
 	defer closeQuietly(conn)
-	tag, err := conn.Exec(ctx, `INSERT INTO products `+generated("5000000001", fmt.Sprint(5_000_000_000+n)))
+	from := 5_000_000_000 + int64(w.Serial)*1_000_000
+	tag, err := conn.Exec(ctx, `INSERT INTO products `+generated(fmt.Sprint(from+1), fmt.Sprint(from+n)))
 	if err == nil {
 		w.Changes.Add(tag.RowsAffected())
 	}
