@@ -145,14 +145,14 @@ func (i *instance) judge(how ending, begun time.Time, err error, state *os.Proce
 	last := i.lastLine()
 	i.w.note("bridge %s (run %d) ended: %v: %s", i.name, i.runs, state, last)
 	code := state.ExitCode()
+	away := strings.Contains(last, "startup_timeout") || strings.Contains(last, "open kafka: ") && strings.Contains(last, "deadline exceeded")
+	full := strings.Contains(last, "no space left")
 	switch {
 	case how == killed && !state.Exited():
 		return nil
 	case how == told && (code == 0 || !state.Exited() && time.Since(begun) < young):
 		return nil
-	case code == 1 && strings.Contains(last, "startup_timeout") && i.w.broken(begun.Add(-startupTimeout)):
-		return nil
-	case code == 1 && strings.Contains(last, "no space left") && i.w.broken(begun.Add(-startupTimeout)):
+	case code == 1 && (away || full) && i.w.broken(begun.Add(-startupTimeout)):
 		return nil
 	}
 	return fmt.Errorf("bridge %s ended in run %d as it must not (%w): %s", i.name, i.runs, errors.Join(err, fmt.Errorf("exit code %d", code)), last)
