@@ -288,14 +288,20 @@ func (a *assembler) logical(body []byte) error {
 	case !m.transactional:
 		if !a.tx.open {
 			a.reach(m.lsn)
-			a.prompt = a.prompt || len(m.prefix) >= len(ownPrefix) && string(m.prefix[:len(ownPrefix)]) == ownPrefix
+			a.prompt = a.prompt || isOwn(m.prefix)
 		}
 	case !a.tx.open:
 		return errNoTransaction
 	case string(m.prefix) == contextPrefix:
 		a.say(parseContext(m.content))
+	case isOwn(m.prefix): // a watermark; its commit is worth a batch
+		a.prompt = true
 	}
 	return nil
+}
+
+func isOwn(prefix []byte) bool {
+	return len(prefix) >= len(ownPrefix) && string(prefix[:len(ownPrefix)]) == ownPrefix
 }
 
 // say puts a context in force: for the changes to come, and as the first one of
