@@ -32,16 +32,14 @@ const (
 
 // instance is a bridge with a state of its own, started again whenever it ends.
 type instance struct {
-	w           *world
-	name        string
-	config      string
-	state       string
-	http        string
-	link        *testenv.Link // to Postgres
-	wake        chan struct{} // wanted has changed
-	runs        int
-	frozen      bool // of the suite's own goroutine
-	leavesState bool // a checkpoint looks at its state
+	w      *world
+	name   string
+	config string
+	state  string
+	http   string
+	link   *testenv.Link // to Postgres
+	wake   chan struct{} // wanted has changed
+	runs   int
 
 	mu     sync.Mutex
 	wanted bool
@@ -203,8 +201,6 @@ func (i *instance) signal(sig syscall.Signal) error {
 	}
 	return i.proc.Signal(sig)
 }
-
-func (i *instance) close() error { return i.link.Close() }
 
 // status is the part of /status that the suite looks at.
 type status struct {

@@ -12,7 +12,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -20,7 +19,6 @@ import (
 	"syscall"
 	"time"
 
-	"backstory/internal/pgserver"
 	"backstory/internal/testenv"
 )
 
@@ -56,15 +54,27 @@ func command(ctx context.Context) (err error) {
 			}
 		}()
 	}
-	pg, err := pgserver.Start(ctx, pgserver.Options{Version: version, Fast: true, Settings: postgresSettings})
-	if err != nil {
-		return err
+	return testenv.Program(ctx, os.Stdout, func(tb testenv.TB) {
+		if err := run(tb.Context(), o, startServers(tb, version, brokers)); err != nil {
+			tb.Fatal(err)
+		}
+	})
+}
+
+// startServers starts a Postgres and a Kafka that end with tb.
+func startServers(tb testenv.TB, version string, brokers int) servers {
+	options := []testenv.PGOption{testenv.Fresh()}
+	if version != "" {
+		options = append(options, testenv.PGVersion(version))
 	}
-	defer func() { err = errors.Join(err, pg.Close()) }()
-	kafka, err := testenv.StartKafka(testenv.KafkaBrokers(brokers), testenv.KafkaProxied())
-	if err != nil {
-		return err
+	for name, value := range postgresSettings {
+		options = append(options, testenv.PGSetting(name, value))
 	}
-	defer func() { err = errors.Join(err, kafka.Close()) }()
-	return run(ctx, o, servers{pg: pg, kafka: kafka, brokers: brokers})
+	s := servers{brokers: brokers}
+	s.pg = testenv.Postgres(tb, options...).Server(tb)
+	s.kafka = testenv.Kafka(tb, testenv.KafkaBrokers(brokers), testenv.KafkaProxied())
+	for i := range s.links {
+		s.links[i] = testenv.Proxy(tb, s.pg.Addr())
+	}
+	return s
 }

@@ -46,6 +46,7 @@ type servers struct {
 	pg      *pgserver.Server
 	kafka   *testenv.Cluster
 	brokers int
+	links   [2]*testenv.Link // to Postgres, one for each instance
 }
 
 // postgresSettings let the server give up a silent walsender, and move its
@@ -87,7 +88,7 @@ func run(ctx context.Context, o options, s servers) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, i := range w.fleet {
-		g.Go(func() error { return i.supervise(ctx) }) // ends with ctx
+		g.Go(func() error { return i.supervise(ctx) }) // ends with ctx, which kills its process
 	}
 	w.fleet[0].start()
 	if err = w.streaming(ctx, w.fleet[0]); err == nil { // from here on nothing may be missing
@@ -279,9 +280,6 @@ func (w *world) summary(err error) {
 // the topics are kept.
 func (w *world) close(failed bool) error {
 	var errs []error
-	for _, i := range w.fleet {
-		errs = append(errs, i.close())
-	}
 	if failed {
 		errs = append(errs, w.keep())
 	}

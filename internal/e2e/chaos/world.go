@@ -68,7 +68,7 @@ func newWorld(ctx context.Context, o options, s servers) (*world, error) {
 	// The second instance goes past the proxies of Kafka, so that what these hold
 	// back of the first one can land after the second has taken over.
 	for i, brokers := range [][]string{s.kafka.Brokers(), s.kafka.Internal()} {
-		if w.fleet[i], err = w.newInstance(string(rune('a'+i)), brokers); err != nil {
+		if w.fleet[i], err = w.newInstance(string(rune('a'+i)), s.links[i], brokers); err != nil {
 			return nil, err
 		}
 	}
@@ -84,11 +84,7 @@ func (w *world) table(ctx context.Context) error {
 	return audit.Install(ctx, conn, w.rows)
 }
 
-func (w *world) newInstance(name string, brokers []string) (*instance, error) {
-	link, err := testenv.StartProxy(w.pg.Addr())
-	if err != nil {
-		return nil, err
-	}
+func (w *world) newInstance(name string, link *testenv.Link, brokers []string) (*instance, error) {
 	ports, err := child.FreePorts(1)
 	if err != nil {
 		return nil, err
