@@ -111,24 +111,27 @@ func (i *instance) down(ctx context.Context, do func() error) error {
 // fleetKinds start and end instances, and let one take over from the other.
 func (w *world) fleetKinds() []kind {
 	bridge := []string{"bridge"}
-	quiet := func(w *world) bool { return len(w.open) == 0 && !w.both() }
+	alone := func(w *world) bool { return !w.both() }
 	return []kind{
 		{name: "second-instance", weight: 4, uses: bridge,
-			able: func(w *world) bool { return !w.both() },
+			able: alone,
 			begin: func(_ context.Context, w *world) (ender, error) {
 				w.fleet[0].start()
 				w.fleet[1].start()
 				return nil, nil
 			}},
-		{name: "one-instance-less", weight: 3, uses: bridge, able: (*world).both,
+		{name: "one-instance-less", weight: 8, uses: bridge, able: (*world).both,
 			begin: func(ctx context.Context, w *world) (ender, error) {
 				i := w.running()
 				i.want(false)
 				return nil, i.kill(ctx)
 			}},
-		{name: "take-over-from-killed", weight: 2, uses: bridge, able: quiet,
+		{name: "take-over-from-killed", weight: 4, uses: bridge, able: alone,
 			begin: func(ctx context.Context, w *world) (ender, error) {
-				from, to := w.pair()
+				from, to, err := w.pair(ctx)
+				if err != nil {
+					return nil, err
+				}
 				from.want(false)
 				if err := from.kill(ctx); err != nil {
 					return nil, err
@@ -136,9 +139,12 @@ func (w *world) fleetKinds() []kind {
 				to.start()
 				return func(context.Context) error { from.start(); return nil }, w.streaming(ctx, to)
 			}},
-		{name: "take-over-from-frozen", weight: 2, uses: bridge, breaks: true, able: quiet,
+		{name: "take-over-from-frozen", weight: 4, uses: bridge, breaks: true, able: alone,
 			begin: func(ctx context.Context, w *world) (ender, error) {
-				from, to := w.pair()
+				from, to, err := w.pair(ctx)
+				if err != nil {
+					return nil, err
+				}
 				if err := from.signal(syscall.SIGSTOP); err != nil {
 					return nil, err
 				}
@@ -147,10 +153,13 @@ func (w *world) fleetKinds() []kind {
 			}},
 		// What the first instance has sent is held back, it is killed, the second
 		// one takes over past the proxy, and then the first one's requests arrive.
-		{name: "late-requests", weight: 2, uses: append(bridge, "kafka-link"), breaks: true,
-			able: func(w *world) bool { return quiet(w) && w.fleet[0].on() },
+		{name: "late-requests", weight: 5, uses: append(bridge, "kafka-link"), breaks: true,
+			able: func(w *world) bool { return alone(w) && w.fleet[0].on() },
 			begin: func(ctx context.Context, w *world) (ender, error) {
-				from, to := w.fleet[0], w.fleet[1]
+				from, to, err := w.pair(ctx)
+				if err != nil {
+					return nil, err
+				}
 				w.eachProxy((*testenv.Link).Stall)
 				if err := w.rest(ctx, time.Duration(w.rng.IntN(500))*time.Millisecond); err != nil {
 					return nil, err
@@ -165,12 +174,14 @@ func (w *world) fleetKinds() []kind {
 	}
 }
 
-// pair is the one instance that runs, and the other.
-func (w *world) pair() (from, to *instance) {
+// pair is the one instance that runs, and the other, which is to take over from
+// it: so all other faults end first.
+func (w *world) pair(ctx context.Context) (from, to *instance, err error) {
+	from, to = w.fleet[1], w.fleet[0]
 	if w.fleet[0].on() {
-		return w.fleet[0], w.fleet[1]
+		from, to = to, from
 	}
-	return w.fleet[1], w.fleet[0]
+	return from, to, w.mendAll(ctx)
 }
 
 // postgresKinds break the server, its walsender, and the way to it.

@@ -38,7 +38,7 @@ type options struct {
 }
 
 func defaultOptions() options {
-	return options{faults: 500, check: 50, writers: 4, keys: 300, rows: 2000, pause: 40 * time.Millisecond}
+	return options{faults: 500, check: 50, writers: 4, keys: 300, rows: 2000, pause: 20 * time.Millisecond}
 }
 
 // servers are what the bridge stands between.
