@@ -17,8 +17,8 @@ ALTER TABLE audit_gap ADD PRIMARY KEY (id);
 `
 
 const endGap = `
-INSERT INTO audit (op, old, new)
-  SELECT 'R', b.row, a.row FROM audit_gap b FULL JOIN (SELECT id, audit_text(p) AS row FROM products p) a USING (id)
+INSERT INTO audit (op, old, new, more)
+  SELECT 'R', b.row, a.row, a.more FROM audit_gap b FULL JOIN (SELECT id, audit_text(p) AS row, audit_more(p) AS more FROM products p) a USING (id)
   WHERE b.row IS DISTINCT FROM a.row ORDER BY id;
 DROP TABLE audit_gap;
 ALTER TABLE products ENABLE TRIGGER USER;
@@ -52,7 +52,11 @@ func EndGap(ctx context.Context, conn *pgx.Conn) (events int, err error) {
 		if err := rows.Scan((*[]*string)(&s.Old), (*[]*string)(&s.New)); err != nil {
 			return 0, fmt.Errorf("end a gap: %w", err)
 		}
-		events += len(s.events())
+		known := image{}
+		if s.Old != nil {
+			known = s.Old.image()
+		}
+		events += len(s.events(known))
 	}
 	return events, rows.Err()
 }

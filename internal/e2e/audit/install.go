@@ -37,17 +37,22 @@ CREATE TABLE products (
 ALTER TABLE products ALTER description SET STORAGE EXTERNAL;
 CREATE TABLE audit (
   seq bigserial PRIMARY KEY, txid bigint NOT NULL DEFAULT txid_current(), op char(1) NOT NULL,
-  old text[], new text[], reason text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+  old text[], new text[], more jsonb, reason text, at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE FUNCTION audit_text(p products) RETURNS text[] LANGUAGE sql STABLE SET extra_float_digits = 3 AS $$
   SELECT ARRAY[p.id::text, p.sku, p.name, p.description, p.price::text, CASE WHEN p.currency IS NOT NULL THEN format('%s', p.currency) END, p.stock::text,
     p.attributes::text, to_json(p.tags)::text, p.active::text, p.weight::text,
     to_char(p.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US')] $$;
+-- The columns that were added to the table, if there are any.
+CREATE FUNCTION audit_more(p products) RETURNS jsonb LANGUAGE sql STABLE AS $$
+  SELECT CASE WHEN (SELECT count(*) FROM pg_attribute WHERE attrelid = 'products'::regclass AND attnum > 0 AND NOT attisdropped) > 12
+    THEN to_jsonb(p) - ARRAY['id', 'sku', 'name', 'description', 'price', 'currency', 'stock', 'attributes', 'tags', 'active', 'weight', 'updated_at'] END $$;
 CREATE FUNCTION audit_row() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  INSERT INTO audit (op, old, new, reason) VALUES (
+  INSERT INTO audit (op, old, new, more, reason) VALUES (
     left(TG_OP, 1),
     CASE WHEN TG_OP <> 'INSERT' THEN audit_text(OLD) END,
     CASE WHEN TG_OP <> 'DELETE' THEN audit_text(NEW) END,
+    CASE WHEN TG_OP <> 'DELETE' THEN audit_more(NEW) END,
     nullif(current_setting('audit.reason', true), ''));
   RETURN NULL;
 END $$;

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -35,6 +36,8 @@ func (r *Record) Version() int64 {
 	}
 	return v
 }
+
+func (r *Record) deletes() bool { return strings.HasSuffix(r.Headers["ce_type"], "Deleted.v1") }
 
 // ReadTopic returns every record of a topic at isolation level read_uncommitted,
 // each partition in order. A topic that does not exist is an error.

@@ -34,6 +34,26 @@ type rule struct {
 // Row is one row version: the comparable text of each column, nil for NULL.
 type Row []*string
 
+// image is the comparable text of its columns.
+func (r Row) image() image {
+	im := make(image, len(r))
+	for i, c := range columns {
+		im[c.name] = c.canonical(r[i])
+	}
+	return im
+}
+
+// columnOf finds a column by its name. One that was added has a type whose JSON
+// in Postgres and in an event are the same.
+func columnOf(name string) column {
+	for _, c := range columns {
+		if c.name == name {
+			return c
+		}
+	}
+	return column{name, document}
+}
+
 // canonical brings the audit's text of a column into the form of want.
 func (c column) canonical(text *string) string {
 	if text == nil {
@@ -105,15 +125,4 @@ func trimFraction(s string) string {
 		return s
 	}
 	return strings.TrimSuffix(strings.TrimRight(s, "0"), ".")
-}
-
-// changed lists the columns in which two versions differ.
-func (r Row) changed(o Row) []int {
-	var is []int
-	for i, c := range columns {
-		if c.canonical(r[i]) != c.canonical(o[i]) {
-			is = append(is, i)
-		}
-	}
-	return is
 }
