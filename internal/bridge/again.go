@@ -34,9 +34,11 @@ func (s *stream) readAgain(ctx context.Context) (err error) {
 				continue
 			}
 			if lookers[t] == nil {
-				if lookers[t], err = s.looker(ctx, t); err != nil {
+				l, err := s.looker(ctx, t)
+				if err != nil {
 					return err
 				}
+				lookers[t] = l
 			}
 			if err := lookers[t].all(ctx, keys); err != nil {
 				return fmt.Errorf("read rows of %s.%s again: %w", t.Schema, t.Name, err)

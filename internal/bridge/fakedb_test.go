@@ -49,7 +49,7 @@ type fakeDB struct {
 	confirmed capture.LSN
 	created   bool
 	sources   int
-	faults    float64 // probability that a look at the slot kills the process
+	faults    float64 // probability that a look at the slot, or at a table, kills the process
 }
 
 func newFakeDB(seed uint64) *fakeDB {
@@ -352,6 +352,11 @@ func (s *fakeSource) Close() error { return nil }
 type fakeReader struct{ db *fakeDB }
 
 func (db *fakeDB) OpenReader(context.Context, capture.TableInfo, string) (bridge.Reader, error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.rng.Float64() < db.faults {
+		return nil, &crash{"opening a reader"}
+	}
 	return &fakeReader{db: db}, nil
 }
 
