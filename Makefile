@@ -3,13 +3,15 @@ GO ?= go
 FUZZTIME ?= 30s
 TESTFLAGS ?=
 BENCHFLAGS ?=
+FAULTS ?= 500
+SEED ?=
 
 # Packages with goroutines or memory that they share; the rest is pure.
 RACE = ./capture/... ./sink/... ./internal/bridge/... ./internal/state/... ./internal/web/... ./internal/cache/... \
 	./internal/child/... ./internal/pgserver/... ./internal/testenv/... ./cmd/...
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race fuzz lint format spec spec-smoke bench bench-peers clean
+.PHONY: help build test race fuzz chaos lint format spec spec-smoke bench bench-peers clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -25,6 +27,9 @@ race: ## tests of the concurrent packages under the race detector (needs a C com
 
 fuzz: ## every fuzz target for FUZZTIME
 	@./.ci/fuzz $(FUZZTIME)
+
+chaos: ## FAULTS faults of all kinds while writers write, then a comparison (SEED to repeat one)
+	@$(GO) run ./internal/e2e/chaos -faults $(FAULTS) $(if $(SEED),-seed $(SEED))
 
 lint: ## gofmt, go vet, golangci-lint
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then \

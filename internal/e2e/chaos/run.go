@@ -55,6 +55,9 @@ var postgresSettings = map[string]string{
 	"wal_sender_timeout": "5s", "checkpoint_timeout": "30s", "lc_messages": "C",
 }
 
+// migratePause is how long the columns of the table stay as they are.
+const migratePause = 4 * time.Second
+
 // world is one run.
 type world struct {
 	options
@@ -72,7 +75,8 @@ type world struct {
 
 	open     []*openFault
 	counts   map[string]int
-	trouble  atomic.Int64 // when servers, links or disk were last broken, Unix nanoseconds
+	breaking atomic.Bool  // servers, links or disk are broken
+	trouble  atomic.Int64 // when they were last, Unix nanoseconds
 	fails    chan error   // of processes that ended as they must not
 	compared int
 }
@@ -117,6 +121,9 @@ func (w *world) write(ctx context.Context, g *errgroup.Group) {
 			Changes: &w.changes, Pause: w.pause, Hold: &w.hold}
 		g.Go(func() error { return writer.Run(ctx) })
 	}
+	migrator := audit.Migrator{Writer: audit.Writer{DSN: w.pg.DSN("postgres"), Seed: w.seed, Keys: w.keys,
+		Changes: &w.changes, Pause: migratePause, Hold: &w.hold}}
+	g.Go(func() error { return migrator.Run(ctx) })
 }
 
 // wreak brings the faults, and compares now and then and at the end.
@@ -158,6 +165,9 @@ func (w *world) next(ctx context.Context, n int, kinds []kind) error {
 	}
 	if end != nil {
 		w.open = append(w.open, &openFault{kind: k, end: end, left: 1 + w.rng.IntN(3)})
+	}
+	if k.breaks {
+		w.troubled()
 	}
 	if err := w.rest(ctx, time.Duration(w.rng.ExpFloat64()*float64(700*time.Millisecond))); err != nil {
 		return err
@@ -229,10 +239,17 @@ func (w *world) mendAll(ctx context.Context) error {
 	return nil
 }
 
-func (w *world) troubled() { w.trouble.Store(time.Now().UnixNano()) }
+// troubled takes note that servers, links or disk are broken, or were until now.
+func (w *world) troubled() {
+	broken := slices.ContainsFunc(w.open, func(f *openFault) bool { return f.kind.breaks })
+	w.breaking.Store(broken)
+	w.trouble.Store(time.Now().UnixNano())
+}
 
-// broken reports whether servers, links or disk were broken since t.
-func (w *world) broken(t time.Time) bool { return w.trouble.Load() >= t.UnixNano() }
+// broken reports whether servers, links or disk were broken at any time since t.
+func (w *world) broken(t time.Time) bool {
+	return w.breaking.Load() || w.trouble.Load() >= t.UnixNano()
+}
 
 // rest waits, and reports a process that ended as it must not.
 func (w *world) rest(ctx context.Context, d time.Duration) error {
