@@ -14,7 +14,9 @@ import (
 // starting it returns all of it, each a *Refusal or *UsageError with its cure,
 // joined, and leaves nothing behind. It never touches a slot that was there.
 //
-// Several instances may call it at the same time; they take turns.
+// Several instances may call it at the same time. Those that have something to
+// make take turns; who finds everything made waits for none of them, since one of
+// them may be frozen.
 func (d *Database) Prepare(ctx context.Context) (*Prepared, error) {
 	if len(d.tables) == 0 {
 		return nil, &UsageError{Key: "tables", Problem: "the mapping names no table"}
@@ -24,12 +26,17 @@ func (d *Database) Prepare(ctx context.Context) (*Prepared, error) {
 		return nil, err
 	}
 	defer closeConn(ctx, conn) // also ends the turn
-	if err := d.takeTurn(ctx, conn); err != nil {
-		return nil, err
-	}
 	s, err := d.survey(ctx, conn)
 	if err != nil {
 		return nil, err
+	}
+	if s.report.Err() != nil || s.lacks() {
+		if err := d.takeTurn(ctx, conn); err != nil {
+			return nil, err
+		}
+		if s, err = d.survey(ctx, conn); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.report.Err(); err != nil {
 		return nil, err
@@ -44,6 +51,12 @@ func (d *Database) Prepare(ctx context.Context) (*Prepared, error) {
 		return nil, err
 	}
 	return d.establish(ctx, conn, s, tables)
+}
+
+// lacks reports whether publication or slot are to be made. Without findings in
+// the report everything that it looks at is there.
+func (s *survey) lacks() bool {
+	return s.publication.oid == 0 || !s.slot.Exists || len(s.publication.uncovered(s.tables)) > 0
 }
 
 // takeTurn keeps two instances from creating, and undoing, the same things at
