@@ -15,6 +15,8 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/produce"
 	"github.com/segmentio/kafka-go/protocol/rawproduce"
+
+	"backstory/internal/failpoint"
 )
 
 // acksAll asks for the acknowledgement of all in-sync replicas.
@@ -155,7 +157,13 @@ func (p *Producer) call(ctx context.Context, pub *Publication, ph *phase, c *pro
 			RecordSet: protocol.RawRecordSet{Reader: bytes.NewReader(pub.arena[b.from:b.to])},
 		})
 	}
+	if failpoint.Armed("produce-partly") {
+		req.Topics = req.Topics[:1]
+		req.Topics[0].Partitions = req.Topics[0].Partitions[:1]
+	}
+	failpoint.Soon("produce-under-way")
 	res, err := p.client.roundTrip(ctx, nil, req)
+	failpoint.Hit("produce-partly")
 	if err != nil {
 		c.err, c.dirty = err, true
 		for _, q := range c.queues {

@@ -9,6 +9,8 @@ import (
 	"github.com/segmentio/kafka-go/protocol/addpartitionstotxn"
 	"github.com/segmentio/kafka-go/protocol/endtxn"
 	"github.com/segmentio/kafka-go/protocol/initproducerid"
+
+	"backstory/internal/failpoint"
 )
 
 // Limits that follow from what brokers remember. They forget a producer id in a
@@ -87,18 +89,22 @@ func (p *Producer) fence(ctx context.Context, own session) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("fence-begun")
 	if err := p.joinAll(ctx, s); err != nil {
 		return err
 	}
+	failpoint.Hit("fence-joined")
 	// From here on with the own id and epoch, so that an instance which fences at
 	// the same time ends this one, or is ended, but never both go on.
 	if err := p.abort(ctx, s); err != nil {
 		return err
 	}
+	failpoint.Hit("fence-aborted")
 	opened := time.Now().Round(0)
 	if s, err = p.initProducer(ctx, s); err != nil {
 		return err
 	}
+	failpoint.Hit("fence-ended")
 	if err := p.barriers(ctx, s); err != nil {
 		return err
 	}

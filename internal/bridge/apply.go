@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"backstory/capture"
+	"backstory/internal/failpoint"
 	"backstory/transform"
 )
 
@@ -24,6 +25,7 @@ func (s *stream) applyDue(ctx context.Context) error {
 		if err := s.apply(ctx, j); err != nil {
 			return fmt.Errorf("apply rows of %s at watermark %s: %w", j.table.Aggregate, j.chunk.Watermark, err)
 		}
+		failpoint.Hit("chunk-applied")
 		if j.durable {
 			if err := s.drain(ctx); err != nil {
 				return err

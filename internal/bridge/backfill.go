@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"backstory/capture"
+	"backstory/internal/failpoint"
 	"backstory/internal/state"
 	"backstory/transform"
 )
@@ -162,6 +163,7 @@ func (im *importer) scan(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		failpoint.Hit("chunk-read")
 		rows := len(chunk.Changes)
 		im.run.Scanned = chunk.Done
 		if chunk.Last != nil {

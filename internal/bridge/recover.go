@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"backstory/capture"
+	"backstory/internal/failpoint"
 	"backstory/internal/state"
 	"backstory/transform"
 )
@@ -21,6 +22,7 @@ func (b *Bridge) recover(ctx context.Context, start capture.LSN, remembered, cre
 	if err := b.sink.Fence(ctx); err != nil {
 		return fmt.Errorf("fence former sessions: %w", err)
 	}
+	failpoint.Hit("fenced")
 	base, err := b.memory.base()
 	if err != nil {
 		return err
@@ -149,9 +151,11 @@ func (f *fold) latest(ctx context.Context, from []int64) ([]transform.Mark, erro
 		f.b.store.Drop(f.batch)
 		return nil, fmt.Errorf("fold %s: %w", f.table.Topics.Latest, err)
 	}
+	failpoint.Hit("latest-read")
 	if err := f.b.store.Commit(f.batch); err != nil {
 		return nil, err
 	}
+	failpoint.Hit("latest-folded")
 	return marks, nil
 }
 
@@ -234,14 +238,18 @@ func (f *fold) finish(ctx context.Context, below []int64, marks []transform.Mark
 		setMoved(f.batch, true)
 	}
 	base, err := f.b.memory.base()
-	if err == nil && f.base > base {
-		setBase(f.batch, f.base)
-	}
 	if err != nil {
 		f.b.store.Drop(f.batch)
 		return err
 	}
-	return f.b.store.Commit(f.batch)
+	if f.base > base {
+		setBase(f.batch, f.base)
+	}
+	if err := f.b.store.Commit(f.batch); err != nil {
+		return err
+	}
+	failpoint.Hit("recovered")
+	return nil
 }
 
 func (f *fold) republish(ctx context.Context, below []int64, marks *[]transform.Mark) error {
@@ -263,9 +271,11 @@ func (f *fold) republish(ctx context.Context, below []int64, marks *[]transform.
 		return fmt.Errorf("encode %s: %w", f.table.Topics.Latest, err)
 	}
 	defer pub.Release()
+	failpoint.Hit("events-folded")
 	if err := pub.Latest(ctx); err != nil {
 		return fmt.Errorf("publish %s: %w", f.table.Topics.Latest, err)
 	}
+	failpoint.Hit("latest-republished")
 	*marks = append(*marks, pub.Marks()...)
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"backstory/capture"
+	"backstory/internal/failpoint"
 )
 
 // settle is the second stage and owns the order: events, latest, state. Only
@@ -24,17 +25,21 @@ func (s *stream) settle(ctx context.Context) error {
 
 func (s *stream) settlePiece(ctx context.Context, p *piece) error {
 	if p.pub != nil {
+		failpoint.Hit("encoded")
 		if err := p.pub.Events(ctx); err != nil { // 1
 			return fmt.Errorf("publish events: %w", err)
 		}
+		failpoint.Hit("events-published")
 		if err := p.pub.Latest(ctx); err != nil { // 2
 			return fmt.Errorf("publish latest: %w", err)
 		}
+		failpoint.Hit("latest-published")
 		s.b.metrics.published(p)
 	}
 	if err := s.b.store.Commit(p.batch); err != nil { // 3
 		return fmt.Errorf("commit the state: %w", err)
 	}
+	failpoint.Hit("state-committed")
 	s.committed.set(p.end) // 4 is confirm's
 	s.b.status.settled(p)
 	s.recycle(p)
@@ -75,7 +80,9 @@ func (s *stream) confirm(ctx context.Context) error {
 		if err := s.b.store.Sync(ctx); err != nil {
 			return fmt.Errorf("flush the state: %w", err)
 		}
+		failpoint.Hit("state-flushed")
 		s.src.Confirm(lsn)
+		failpoint.Soon("confirmed")
 		confirmed = lsn
 		s.b.status.confirmed(lsn)
 	}

@@ -52,6 +52,8 @@ type rig struct {
 	dir     string
 	http    string
 	topics  [2]string
+	program string   // empty: binary
+	env     []string // of the bridge, beside the test's own
 }
 
 // newRig makes a table with standing rows, audited. Its topics are its own.
@@ -125,13 +127,16 @@ type process struct {
 // start runs the bridge; it is killed when the test ends.
 func (r *rig) start(args ...string) *process {
 	r.tb.Helper()
-	path, err := binary()
-	if err != nil {
-		r.tb.Fatal(err)
+	path := r.program
+	if path == "" {
+		var err error
+		if path, err = binary(); err != nil {
+			r.tb.Fatal(err)
+		}
 	}
 	p := &process{r: r, stderr: new(transcript), done: make(chan struct{})}
 	p.cmd = exec.Command(path, append([]string{"run", "--config", filepath.Join(r.dir, "backstory.yaml")}, args...)...)
-	p.cmd.Dir, p.cmd.Stderr = r.dir, p.stderr
+	p.cmd.Dir, p.cmd.Stderr, p.cmd.Env = r.dir, p.stderr, append(os.Environ(), r.env...)
 	if err := p.cmd.Start(); err != nil {
 		r.tb.Fatal(err)
 	}

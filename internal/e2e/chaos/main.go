@@ -23,16 +23,16 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := command(ctx); err != nil {
+	if err := command(); err != nil {
 		fmt.Fprintln(os.Stderr, "chaos:", err)
 		os.Exit(1)
 	}
 }
 
 // command reads the flags, starts servers and runs.
-func command(ctx context.Context) (err error) {
+func command() (err error) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	o := defaultOptions()
 	o.log = os.Stdout
 	brokers, version := 1, os.Getenv("BACKSTORY_TEST_PG_VERSION")
