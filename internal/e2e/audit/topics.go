@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
 )
 
 // Record is a record of either topic as any consumer sees it.
@@ -102,15 +104,18 @@ func record(r *kgo.Record) Record {
 // ReadByReader is ReadTopic through kafka-go's Reader, which knows no isolation
 // level and hands the invisible markers out: its users skip them.
 func ReadByReader(ctx context.Context, brokers []string, topic string, partitions int32) ([]Record, error) {
-	var records []Record
-	for p := range partitions {
-		more, err := readPartition(ctx, brokers, topic, int(p))
-		if err != nil {
-			return nil, fmt.Errorf("read %s, partition %d by kafka-go: %w", topic, p, err)
-		}
-		records = append(records, more...)
+	read := make([][]Record, partitions)
+	g, ctx := errgroup.WithContext(ctx)
+	for p := range read {
+		g.Go(func() (err error) {
+			if read[p], err = readPartition(ctx, brokers, topic, p); err != nil {
+				err = fmt.Errorf("read %s, partition %d by kafka-go: %w", topic, p, err)
+			}
+			return err
+		})
 	}
-	return records, nil
+	err := g.Wait()
+	return slices.Concat(read...), err
 }
 
 func readPartition(ctx context.Context, brokers []string, topic string, partition int) (_ []Record, err error) {
