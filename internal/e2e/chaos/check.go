@@ -103,9 +103,9 @@ func (w *world) checkpoint(ctx context.Context) error {
 	if err := w.mendAll(ctx); err != nil {
 		return err
 	}
-	w.note("the writers are held")
 	w.hold.Lock()
 	defer w.hold.Unlock()
+	w.note("the writers are held")
 	if err := w.ready(ctx); err != nil {
 		return fmt.Errorf("postgres: %w", err)
 	}
@@ -142,7 +142,6 @@ func (w *world) other(i *instance) *instance {
 // drained waits until an instance has confirmed everything that was committed,
 // has nothing to read, and returns it.
 func (w *world) drained(ctx context.Context, conn *pgx.Conn) (*instance, error) {
-	// A write transaction that the writers' death left open would be committed by nobody.
 	var text string
 	if err := conn.QueryRow(ctx, `SELECT pg_current_wal_lsn()::text`).Scan(&text); err != nil {
 		return nil, err
@@ -151,7 +150,12 @@ func (w *world) drained(ctx context.Context, conn *pgx.Conn) (*instance, error) 
 	if err != nil {
 		return nil, err
 	}
+	told := time.Now()
 	return w.active(ctx, drainLimit, func(s status) error {
+		if time.Since(told) > 5*time.Second {
+			told = time.Now()
+			w.note("not drained yet: %+v, want %s", s, end)
+		}
 		for _, t := range s.Tables {
 			if t.Backfill.Phase != "done" || t.Again > 0 {
 				return fmt.Errorf("backfill %s, %d rows to read again", t.Backfill.Phase, t.Again)

@@ -211,6 +211,7 @@ type status struct {
 		Again    int `json:"rows_to_read_again"`
 		Backfill struct {
 			Phase string `json:"phase"`
+			Rows  int    `json:"rows"`
 		} `json:"backfill"`
 	} `json:"tables"`
 }
