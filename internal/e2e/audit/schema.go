@@ -115,7 +115,7 @@ func (m *Migrator) statement() string {
 	m.made++
 	name := fmt.Sprintf("added_%d", m.made%6)
 	if len(m.added) == 0 || len(m.added) < 4 && m.rng.IntN(2) == 0 {
-		definitions := []string{"int", "int DEFAULT 7", "text DEFAULT 'a \"b\"'", "boolean NOT NULL DEFAULT true", `jsonb DEFAULT '{"a": [1]}'`, "bigint DEFAULT 5"}
+		definitions := []string{"int", "int DEFAULT 7", "text DEFAULT 'a \"b\"'", "boolean DEFAULT true", `jsonb DEFAULT '{"a": [1]}'`, "bigint DEFAULT 5"}
 		return fmt.Sprintf(`ALTER TABLE products ADD COLUMN IF NOT EXISTS %s %s`, name, definitions[m.rng.IntN(len(definitions))])
 	}
 	column := m.added[m.rng.IntN(len(m.added))]
