@@ -260,17 +260,29 @@ func TestRefusals(t *testing.T) {
 	if s, err = open(); err != nil {
 		t.Fatal(err)
 	}
-	for what, other := range map[string]capture.Identity{
-		"cluster":  {System: 42, Timeline: 1, Database: "legacy"},
-		"timeline": {System: id.System, Timeline: 2, Database: "legacy"},
-		"database": {System: id.System, Timeline: 1, Database: "other"},
+	promoted := capture.Identity{System: id.System, Timeline: 2, Database: "legacy"}
+	for _, other := range []struct {
+		what string
+		id   capture.Identity
+		cure string
+	}{
+		{"cluster", capture.Identity{System: 42, Timeline: 1, Database: "legacy"}, "state.dir"},
+		{"timeline", promoted, "backfill --reconcile"},
+		{"database", capture.Identity{System: id.System, Timeline: 1, Database: "other"}, "state.dir"},
 	} {
-		r := refusal(t, s.Bind(other), what)
-		if !strings.Contains(r.Problem, "timeline 1, database legacy") || !strings.Contains(r.Cure, "state.dir") {
-			t.Errorf("another %s: got %v", what, r)
+		r := refusal(t, s.Bind(other.id), other.what)
+		if !strings.Contains(r.Problem, "timeline 1, database legacy") || !strings.Contains(r.Cure, other.cure) {
+			t.Errorf("another %s: got %v", other.what, r)
+		}
+		if other.id != promoted {
+			refusal(t, s.Rebind(other.id), "repair in another "+other.what)
 		}
 	}
-	if err := errors.Join(s.Bind(id), s.Close()); err != nil {
+	if err := errors.Join(s.Rebind(promoted), s.Bind(promoted)); err != nil {
+		t.Fatal(err)
+	}
+	refusal(t, s.Bind(id), "the timeline of before")
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 }
