@@ -55,6 +55,9 @@ func (s *stream) apply(ctx context.Context, j *job) error {
 		if err := s.applyRow(ctx, j, key, c); err != nil {
 			return err
 		}
+		if err := s.see(ctx, j, key); err != nil {
+			return err
+		}
 	}
 	for i, key := range j.keys {
 		if _, ok := found[string(key)]; ok {
@@ -207,6 +210,18 @@ func (s *stream) remove(j *job, key []byte, at capture.Change, p *piece) error {
 	}
 	j.dry.add(out.Events)
 	return nil
+}
+
+// see notes for the sweep of a run that the aggregate has a row.
+func (s *stream) see(ctx context.Context, j *job, key []byte) error {
+	if j.seen == nil {
+		return nil
+	}
+	p, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	return p.batch.See(j.seen, j.table.ID, key)
 }
 
 // looked takes a key that counted off the list.

@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -20,6 +19,7 @@ type job struct {
 	chunk   *capture.Chunk
 	horizon capture.LSN   // transactions that committed below are visible to the chunk, whatever their xid
 	run     *importRun    // progress that is committed with the chunk's rows; nil: rows by key, which is none
+	seen    *state.Seen   // takes the keys of the rows; nil: nobody asks which aggregates had none
 	keys    [][]byte      // of a look-up: all that were asked for; else nil
 	dry     *DryRun       // counts instead of publishing; else nil
 	durable bool          // applied waits until all that was taken so far is durable
@@ -56,6 +56,7 @@ type importer struct {
 	under  []*job // handed over and not applied yet, at most one when the next chunk is read
 	pace   pace
 	looked time.Time // when the standbys were last looked at
+	seen   state.Seen
 	tally  *tally
 }
 
@@ -212,21 +213,11 @@ func (im *importer) hold(ctx context.Context) error {
 }
 
 // sweep looks up every aggregate that the state has and no chunk has brought: a
-// row that is gone is an aggregate to delete.
-func (im *importer) sweep(ctx context.Context) (err error) {
-	keys, err := im.s.b.store.Keys(ctx, im.table.ID, state.Existing)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, keys.Close()) }()
+// row that is gone is an aggregate to delete. Which ones were brought is not
+// durable: after a restart in the middle more are looked up than need be.
+func (im *importer) sweep(ctx context.Context) error {
 	var batch [][]byte
-	for more := true; more; {
-		if more = keys.Next(); more {
-			batch = append(batch, append([]byte(nil), keys.Key()...))
-		}
-		if len(batch) == 0 || (more && len(batch) < lookupKeys) {
-			continue
-		}
+	look := func() error {
 		if err := im.hold(ctx); err != nil {
 			return err
 		}
@@ -235,8 +226,19 @@ func (im *importer) sweep(ctx context.Context) (err error) {
 		}
 		im.progress("checking")
 		batch = nil
+		return nil
 	}
-	return keys.Err()
+	err := im.s.b.store.EachUnseen(ctx, im.table.ID, &im.seen, func(key []byte) error {
+		batch = append(batch, append([]byte(nil), key...))
+		if len(batch) < lookupKeys {
+			return nil
+		}
+		return look()
+	})
+	if err != nil || len(batch) == 0 {
+		return err
+	}
+	return look()
 }
 
 // tell has the state of the run committed, without rows, and returns when it and
@@ -256,6 +258,9 @@ func (im *importer) hand(ctx context.Context, chunk *capture.Chunk) error {
 func (im *importer) give(ctx context.Context, chunk *capture.Chunk, durable bool) error {
 	run := im.run
 	j := &job{durable: durable, table: im.table, chunk: chunk, horizon: run.Horizon, run: &run, dry: im.dry, applied: make(chan struct{})}
+	if run.sweeps() {
+		j.seen = &im.seen
+	}
 	if err := im.s.hand(ctx, j); err != nil {
 		return err
 	}
