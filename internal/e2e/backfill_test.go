@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -74,25 +75,30 @@ func (r *rig) backfills(args ...string) (b backfillResult) {
 
 // An import that is killed in the middle, again and again, while writers write,
 // goes on at its last chunk: every row once, no stale value over a newer one.
+// BACKSTORY_TEST_IMPORT_ROWS makes it as large as wanted, without a bound of its
+// pace and with a bridge that is measured.
 func TestImportKilled(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, testenv.Postgres(t), testenv.Kafka(t).Brokers(), 60_000)
-	slow := []string{"--backfill.chunk_rows=500", "--backfill.rows_per_second=15000"}
+	const small = 60_000
+	rows := int64(number(t, "BACKSTORY_TEST_IMPORT_ROWS", small))
+	r := newRig(t, testenv.Postgres(t), testenv.Kafka(t).Brokers(), int(rows))
+	var slow []string
+	if rows == small {
+		slow = []string{"--backfill.chunk_rows=500", "--backfill.rows_per_second=15000"}
+	}
 	p := r.start(slow...)
 	p.streaming()
-	written := make(chan struct{})
-	go func() { // ends with the writers' budget
-		defer close(written)
-		r.commit(2, 10_000, 60_000, false, 0)
-	}()
+	begun := time.Now()
+	stop := r.writing(2, rows, 4*time.Millisecond, false)
 	for range 5 {
-		rows := p.imported()
-		testenv.Eventually(t, time.Minute, func() error {
-			if now := p.imported(); now < rows+2000 {
-				return fmt.Errorf("%d rows, want %d", now, rows+2000)
+		before := p.imported()
+		testenv.Eventually(t, 5*time.Minute, func() error {
+			if now := p.imported(); now < before+rows/10 {
+				return fmt.Errorf("%d rows, want %d", now, before+rows/10)
 			}
 			return nil
 		})
+		t.Logf("killed at %d rows after %s, peak %d MB", p.imported(), time.Since(begun).Round(time.Second), p.peak()>>20)
 		p.kill()
 		p = r.start(slow...)
 		p.streaming()
@@ -100,10 +106,37 @@ func TestImportKilled(t *testing.T) {
 			t.Error("the import began anew")
 		}
 	}
-	<-written
-	p.drained(2 * time.Minute)
+	testenv.Eventually(t, 10*time.Minute, func() error {
+		s, err := p.status()
+		if err == nil && s.Tables[0].Backfill.Phase != "done" {
+			err = errors.New("the backfill is " + s.Tables[0].Backfill.Phase)
+		}
+		return err
+	})
+	took := time.Since(begun)
+	t.Logf("%d rows imported in %s, beside %d changes", rows, took.Round(time.Second), stop())
+	p.drained(5 * time.Minute)
+	t.Logf("peak %d MB", p.peak()>>20)
 	p.stop()
 	r.compare()
+}
+
+// peak is the bridge's largest resident memory so far, in bytes; 0 where the
+// system does not tell.
+func (p *process) peak() int64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if kb, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			var n int64
+			if _, err := fmt.Sscan(kb, &n); err == nil {
+				return n << 10
+			}
+		}
+	}
+	return 0
 }
 
 // imported is the number of rows that the table's backfill has applied.

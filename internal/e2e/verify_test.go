@@ -4,19 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 
-	"backstory/internal/e2e/audit"
 	"backstory/internal/testenv"
 	"backstory/internal/verify"
 )
@@ -67,40 +62,6 @@ func differences(r *verify.Result) string {
 		lines[i] = r.Differences[i].String()
 	}
 	return strings.Join(lines, "\n")
-}
-
-// writing lets n writers write until the returned function is called.
-func (r *rig) writing(n int, keys int64, pause time.Duration, truncate bool) (stop func() int64) {
-	ctx, cancel := context.WithCancel(r.tb.Context())
-	var changes atomic.Int64
-	g, ctx := errgroup.WithContext(ctx)
-	for i := range n {
-		w := audit.Writer{DSN: r.dsn, Seed: 7, Serial: i, Keys: keys, Truncate: truncate, Pause: pause, Changes: &changes}
-		g.Go(func() error { return w.Run(ctx) })
-	}
-	r.tb.Cleanup(cancel)
-	return func() int64 {
-		r.tb.Helper()
-		cancel()
-		if err := g.Wait(); err != nil {
-			r.tb.Fatal(err)
-		}
-		return changes.Load()
-	}
-}
-
-// number is a size that may be set from outside, for a run by hand.
-func number(tb testing.TB, name string, normal int) int {
-	tb.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return normal
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		tb.Fatalf("%s: %v", name, err)
-	}
-	return n
 }
 
 // Nothing is different while writers update, move, delete, re-create and truncate,
