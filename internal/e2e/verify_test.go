@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-
 	"backstory/internal/testenv"
 	"backstory/internal/verify"
 )
