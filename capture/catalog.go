@@ -325,7 +325,7 @@ func (t *tableFacts) relation(types map[uint32]columnType) *Relation {
 			continue
 		}
 		typ := types[c.oid]
-		rel.Columns = append(rel.Columns, Column{Name: c.name, OID: c.oid, Base: typ.Base, Elem: typ.Elem,
+		rel.Columns = append(rel.Columns, Column{Name: c.name, OID: c.oid, Base: typ.Base, Elem: typ.Elem, Delim: typ.Delim,
 			Key: slices.Contains(identity, c.name)})
 	}
 	return rel

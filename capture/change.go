@@ -104,6 +104,9 @@ type Column struct {
 	OID  uint32 // type as declared
 	Base uint32 // OID with domains unwrapped
 	Elem uint32 // of an array: element type with domains unwrapped; else 0
+	// Delim stands between the elements of an array where that is not a comma:
+	// ';' of box, ':' of PostGIS' geometry; else 0.
+	Delim byte
 	Key  bool   // part of the replica identity
 }
 

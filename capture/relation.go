@@ -156,7 +156,7 @@ func (r *relations) explain(ctx context.Context, columns []Column) error {
 	}
 	for i := range columns {
 		if t, ok := r.typeOf(columns[i].OID); ok {
-			columns[i].Base, columns[i].Elem = t.Base, t.Elem
+			columns[i].Base, columns[i].Elem, columns[i].Delim = t.Base, t.Elem, t.Delim
 		}
 	}
 	return nil

@@ -14,8 +14,9 @@ const firstUserOID = 10000
 
 // columnType is what a declared type comes down to.
 type columnType struct {
-	Base uint32 // with domains unwrapped
-	Elem uint32 // of an array: element type with domains unwrapped; else 0
+	Base  uint32 // with domains unwrapped
+	Elem  uint32 // of an array: element type with domains unwrapped; else 0
+	Delim byte   // as in Column
 }
 
 // builtins are the types of every server that have an array type.
@@ -51,7 +52,11 @@ var builtins = [...]struct {
 func builtinType(oid uint32) columnType {
 	for i := range builtins {
 		if builtins[i].array == oid {
-			return columnType{Base: oid, Elem: builtins[i].oid}
+			t := columnType{Base: oid, Elem: builtins[i].oid}
+			if builtins[i].name == "box" {
+				t.Delim = ';'
+			}
+			return t
 		}
 	}
 	return columnType{Base: oid}
@@ -84,12 +89,16 @@ WITH RECURSIVE seen(oid) AS (
 	WHERE t.typtype = 'd' OR t.typelem <> 0
 )
 SELECT t.oid, CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE 0 END,
-	CASE WHEN t.typtype <> 'd' AND e.typarray = t.oid THEN e.oid ELSE 0 END
+	CASE WHEN t.typtype <> 'd' AND e.typarray = t.oid THEN e.oid ELSE 0 END,
+	coalesce(nullif(e.typdelim, ','), '')::text
 FROM seen JOIN pg_catalog.pg_type t ON t.oid = seen.oid
 LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem`
 
 // typeRow is a row of typesQuery; 0 means that it is no domain, or no array.
-type typeRow struct{ domainOf, arrayOf uint32 }
+type typeRow struct {
+	domainOf, arrayOf uint32
+	delim             string // of the elements; empty: a comma
+}
 
 // resolveTypes returns what each of the types comes down to. A type that the
 // catalog does not have, because it was dropped, comes down to itself.
@@ -115,7 +124,7 @@ func resolveTypes(ctx context.Context, conn *pgconn.PgConn, oids []uint32) (map[
 	}
 	catalog := make(map[uint32]typeRow, len(rows))
 	for _, row := range rows {
-		catalog[parseOID(row[0])] = typeRow{domainOf: parseOID(row[1]), arrayOf: parseOID(row[2])}
+		catalog[parseOID(row[0])] = typeRow{domainOf: parseOID(row[1]), arrayOf: parseOID(row[2]), delim: row[3]}
 	}
 	for _, oid := range oids {
 		if oid < firstUserOID {
@@ -125,6 +134,9 @@ func resolveTypes(ctx context.Context, conn *pgconn.PgConn, oids []uint32) (map[
 		t := columnType{Base: base}
 		if elem := catalog[base].arrayOf; elem != 0 {
 			t.Elem = unwrap(catalog, elem)
+			if delim := catalog[base].delim; delim != "" {
+				t.Delim = delim[0]
+			}
 		}
 		resolved[oid] = t
 	}

@@ -156,6 +156,7 @@ var edges = []edge{
 	{"oid[]", 0, [][2]string{{"{4294967295}", "[4294967295]"}}},
 
 	{"mood", 0, [][2]string{{"sad", `"sad"`}, {`so "so"`, `"so \"so\""`}}},
+	{"shape[]", 0, [][2]string{{"{(1,1),(0,0):(2,2),(1,1)}", `["(1,1),(0,0)","(2,2),(1,1)"]`}}}, // as an extension's
 	{"mood[]", 0, [][2]string{{`{sad,"so \"so\"",NULL}`, `["sad","so \"so\"",null]`}}},
 	{"pair", 0, [][2]string{{`(1,"a ""b""")`, `"(1,\"a \"\"b\"\"\")"`}, {"(,)", `"(,)"`}}},
 	{"pair[]", 0, [][2]string{{`{"(1,a)",NULL}`, `["(1,a)",null]`}}},
@@ -172,6 +173,9 @@ var edgeTypes = []string{
 	`CREATE TYPE tenths AS RANGE (subtype = float8)`, `CREATE DOMAIN positive AS int CHECK (VALUE > 0)`,
 	`CREATE DOMAIN small_positive AS positive CHECK (VALUE < 9)`, `CREATE DOMAIN price AS numeric(12,2)`,
 	`CREATE DOMAIN tags AS text[]`,
+	`CREATE TYPE shape`, `CREATE FUNCTION shape_in(cstring) RETURNS shape AS 'box_in' LANGUAGE internal STRICT IMMUTABLE`,
+	`CREATE FUNCTION shape_out(shape) RETURNS cstring AS 'box_out' LANGUAGE internal STRICT IMMUTABLE`,
+	`CREATE TYPE shape (INPUT = shape_in, OUTPUT = shape_out, LIKE = box, DELIMITER = ':')`,
 }
 
 // foreignSettings would change the text of half of the values, if the sessions

@@ -47,8 +47,6 @@ var forms = map[uint32]form{
 	3802: formJSON, // jsonb
 }
 
-const oidBox = 603
-
 // codec says how the values of a column are written.
 type codec struct {
 	form      form
@@ -67,8 +65,8 @@ func codecOf(c *capture.Column, int64Text bool) codec {
 		f = formInt64Text
 	}
 	delimiter := byte(',')
-	if oid == oidBox {
-		delimiter = ';'
+	if c.Delim != 0 {
+		delimiter = c.Delim
 	}
 	return codec{form: f, array: array, delimiter: delimiter}
 }

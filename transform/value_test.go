@@ -146,9 +146,11 @@ func TestValuesRefused(t *testing.T) {
 func encodeOne(tb testing.TB, typ columnType, int64Form, text string) ([]byte, error) {
 	tb.Helper()
 	m := mustMapping(tb, "int64: "+int64Form+"\ntables: [{table: v, aggregate: V, key: [id]}]")
-	rel := &capture.Relation{Schema: "public", Name: "v", Columns: []capture.Column{
-		oneColumn("id", oidInt4, true), {Name: "v", OID: typ.base, Base: typ.base, Elem: typ.elem},
-	}}
+	column := capture.Column{Name: "v", OID: typ.base, Base: typ.base, Elem: typ.elem}
+	if typ.name == "box[]" {
+		column.Delim = ';'
+	}
+	rel := &capture.Relation{Schema: "public", Name: "v", Columns: []capture.Column{oneColumn("id", oidInt4, true), column}}
 	var out transform.Output
 	err := transform.New(m, identity).Apply(&out, insertion(rel, at(0x10, 1), "1", text), newMemory())
 	if err != nil {
