@@ -107,7 +107,7 @@ type Column struct {
 	// Delim stands between the elements of an array where that is not a comma:
 	// ';' of box, ':' of PostGIS' geometry; else 0.
 	Delim byte
-	Key  bool   // part of the replica identity
+	Key   bool // part of the replica identity
 }
 
 // Relation is a table as it was when the changes that point to it were written.

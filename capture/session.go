@@ -103,7 +103,8 @@ func (d *Database) checkCluster(ctx context.Context, conn *pgconn.PgConn, start 
 		return &Refusal{
 			Thing:   thing,
 			Problem: fmt.Sprintf("its WAL ends at %s, below the position %s of the state", system.XLogPos, start),
-			Cure:    "let source.dsn lead to the server that the state was made from; if it was restored from a backup, begin with a new state directory",
+			Cure: "if it was restored from a backup: `backstory backfill --reconcile`, which compares the tables with the state and " +
+				"publishes the differences; else let source.dsn lead to the server that the state was made from",
 		}
 	}
 	return nil

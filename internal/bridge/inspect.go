@@ -11,14 +11,17 @@ import (
 // StateParts is the number of parts in which EachKey goes through the state.
 const StateParts = state.Parts
 
-// Committed returns the phase of the bridge and the position up to which the
-// committed state has everything. It may be called beside Run, as may the
-// following methods; they wait for nothing and hold up no commit.
-func (b *Bridge) Committed() (phase string, lsn capture.LSN, err error) {
-	lsn, _, err = b.memory.lsn()
+// Committed returns the phase of the bridge, the position up to which the
+// committed state has everything, and what is added to the positions of the WAL in
+// those of events. It may be called beside Run, as may the following methods; they
+// wait for nothing and hold up no commit.
+func (b *Bridge) Committed() (phase string, lsn, base capture.LSN, err error) {
+	if lsn, _, err = b.memory.lsn(); err == nil {
+		base, err = b.memory.base()
+	}
 	b.status.mu.Lock()
 	defer b.status.mu.Unlock()
-	return b.status.status.Phase, lsn, err
+	return b.status.status.Phase, lsn, base, err
 }
 
 // TableOf returns the number that the state has for an aggregate's table.

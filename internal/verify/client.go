@@ -81,6 +81,7 @@ func (s *BridgeState) Entries(ctx context.Context, aggregate string, after captu
 			if err != nil {
 				return nil, fmt.Errorf("state of the bridge: key %q: %w", q.Keys[i], err)
 			}
+			e.Base = capture.LSN(answer.Base)
 			entries = append(entries, e)
 		}
 		since = time.Now()
@@ -156,10 +157,11 @@ type StateEntry struct {
 	Version uint64 // 0: unknown
 	Place   transform.Place
 	XID     uint32
-	Digest  []byte // of the image; nil: the aggregate does not exist
-	Image   []byte // only where it was asked for
-	Noted   bool   // Place and XID are those of a noted change, not of the version
-	Again   bool   // the bridge is going to read the row
+	Digest  []byte      // of the image; nil: the aggregate does not exist
+	Image   []byte      // only where it was asked for
+	Noted   bool        // Place and XID are those of a noted change, not of the version
+	Again   bool        // the bridge is going to read the row
+	Base    capture.LSN // what the bridge adds to the positions of the WAL
 }
 
 func entryOf(w *wireEntry) (StateEntry, error) {

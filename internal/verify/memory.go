@@ -16,9 +16,10 @@ import (
 // Memory is the state of a running bridge. Its methods are called by several
 // requests at once and must hold up no commit.
 type Memory interface {
-	// Committed returns the phase of the bridge, and the position up to which the
-	// committed state has everything.
-	Committed() (phase string, lsn capture.LSN, err error)
+	// Committed returns the phase of the bridge, the position up to which the
+	// committed state has everything, and what is added to the positions of the WAL
+	// in those of events.
+	Committed() (phase string, lsn, base capture.LSN, err error)
 	// TableOf returns the number of an aggregate's table in the state.
 	TableOf(aggregate string) (table uint16, ok bool, err error)
 	// Entry returns the committed entry of an aggregate, a zero one if there is
@@ -41,6 +42,7 @@ type entryAnswer struct {
 	Phase     string      `json:"phase"`
 	Committed string      `json:"committed"`
 	Entries   []wireEntry `json:"entries,omitempty"`
+	Base      uint64      `json:"base,omitempty"` // what is added to the positions of the WAL
 }
 
 // wireEntry is an entry of the state.
@@ -110,11 +112,11 @@ func EntryHandler(m Memory) http.Handler {
 
 // collect waits for the position and reads the entries after that, as many as fit.
 func collect(ctx context.Context, m Memory, table uint16, after capture.LSN, q *entryRequest) (*entryAnswer, error) {
-	phase, lsn, err := m.Committed()
+	phase, lsn, base, err := m.Committed()
 	for end := time.Now().Add(askWait); err == nil && lsn < after && time.Now().Before(end); {
 		select {
 		case <-time.After(askPoll):
-			phase, lsn, err = m.Committed()
+			phase, lsn, base, err = m.Committed()
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -122,7 +124,7 @@ func collect(ctx context.Context, m Memory, table uint16, after capture.LSN, q *
 	if err != nil {
 		return nil, err
 	}
-	answer := &entryAnswer{Phase: phase, Committed: lsn.String()}
+	answer := &entryAnswer{Phase: phase, Committed: lsn.String(), Base: uint64(base)}
 	if lsn < after {
 		return answer, nil
 	}

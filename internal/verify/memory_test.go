@@ -26,11 +26,11 @@ type bridgeMemory struct {
 	large int          // bytes of an image
 }
 
-func (m *bridgeMemory) Committed() (string, capture.LSN, error) {
+func (m *bridgeMemory) Committed() (string, capture.LSN, capture.LSN, error) {
 	if m.down.Add(-1) >= 0 {
-		return "", 0, errors.New("the state store is closed")
+		return "", 0, 0, errors.New("the state store is closed")
 	}
-	return "streaming", capture.LSN(min(m.lsn.Add(1), m.end)), nil
+	return "streaming", capture.LSN(min(m.lsn.Add(1), m.end)), 1 << 40, nil
 }
 
 func (m *bridgeMemory) TableOf(aggregate string) (uint16, bool, error) {
@@ -79,9 +79,9 @@ func TestEntriesOverHTTP(t *testing.T) {
 	}
 	place := transform.Place{Pos: capture.Position{LSN: 5, Kind: capture.KindChange, Index: 1}, Index: 2}
 	want := []verify.StateEntry{
-		{Version: 3, XID: 7, Place: place, Image: []byte(`{"id":"a","x":""}`), Digest: got[0].Digest},
-		{Version: 3, XID: 7, Place: place, Again: true},
-		{Noted: true},
+		{Version: 3, XID: 7, Place: place, Image: []byte(`{"id":"a","x":""}`), Digest: got[0].Digest, Base: 1 << 40},
+		{Version: 3, XID: 7, Place: place, Again: true, Base: 1 << 40},
+		{Noted: true, Base: 1 << 40},
 	}
 	if d := cmp.Diff(want, got); d != "" || len(got[0].Digest) != 16 {
 		t.Error(d)

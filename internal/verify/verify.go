@@ -305,9 +305,11 @@ func (nothing) SetOldImage(capture.Position, []byte)      {}
 func (v *Verifier) compare(ctx context.Context, looks map[string]*look, chunk *capture.Chunk, before capture.LSN, images bool) error {
 	s := &sight{snapshot: &chunk.Snapshot, horizon: v.horizon, before: before}
 	v.positions(chunk.Watermark)
-	if err := v.askState(ctx, looks, chunk.Watermark, images); err != nil {
+	added, err := v.askState(ctx, looks, chunk.Watermark, images)
+	if err != nil {
 		return err
 	}
+	s.horizon, s.before = s.horizon+added, s.before+added
 	bases := make(map[string]version, len(looks))
 	for key := range looks {
 		base, err := v.scratch.get(foldOfEvents, []byte(key))
@@ -331,7 +333,7 @@ func (v *Verifier) compare(ctx context.Context, looks map[string]*look, chunk *c
 	if err := v.scratch.commit(); err != nil {
 		return err
 	}
-	err := v.advanceEvents(ctx, func(key []byte, now *version) {
+	err = v.advanceEvents(ctx, func(key []byte, now *version) {
 		if l := looks[string(key)]; l != nil {
 			l.meet(now, s)
 		} else if l := v.pending[string(key)]; l != nil && l.truth == nil {
@@ -353,23 +355,25 @@ func (v *Verifier) positions(watermark capture.LSN) {
 }
 
 // askState asks for the entries of all looks once the state has everything below
-// the watermark.
-func (v *Verifier) askState(ctx context.Context, looks map[string]*look, watermark capture.LSN, images bool) error {
+// the watermark. It returns what the bridge adds to the positions of the WAL, which
+// lies above all that was before (see ce_sequencebase).
+func (v *Verifier) askState(ctx context.Context, looks map[string]*look, watermark capture.LSN, images bool) (base capture.LSN, err error) {
 	keys := make([]string, 0, len(looks))
 	for key := range looks {
 		keys = append(keys, key)
 	}
 	entries, err := v.states.Entries(ctx, v.table.Aggregate, watermark, keys, images)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if len(entries) != len(keys) {
-		return fmt.Errorf("the state has answered for %d of %d keys", len(entries), len(keys))
+		return 0, fmt.Errorf("the state has answered for %d of %d keys", len(entries), len(keys))
 	}
 	for i, key := range keys {
 		looks[key].state = entries[i]
+		base = entries[i].Base
 	}
-	return nil
+	return base, nil
 }
 
 // judge tells what was found, and keeps what has to be looked at again.
