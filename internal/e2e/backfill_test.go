@@ -117,6 +117,12 @@ func TestImportKilled(t *testing.T) {
 	t.Logf("%d rows imported in %s, beside %d changes", rows, took.Round(time.Second), stop())
 	p.drained(5 * time.Minute)
 	t.Logf("peak %d MB", p.peak()>>20)
+	if rows > small { // the history of so many rows does not fit into memory; verify has it on disk
+		result := r.equal(rows)
+		t.Logf("verified: %+v", result.Compared)
+		p.stop()
+		return
+	}
 	p.stop()
 	r.compare()
 }
