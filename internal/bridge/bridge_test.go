@@ -72,7 +72,7 @@ func (w *world) drain(tb rapid.TB) {
 	w.kafka.faults = 0
 	w.kafka.mu.Unlock()
 	w.db.mu.Lock()
-	w.db.faults = 0
+	w.db.faults, w.db.busy = 0, false
 	w.db.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -135,6 +135,7 @@ func TestExactlyOnce(t *testing.T) {
 		for i := range rapid.IntRange(0, 12).Draw(rt, "standing rows") {
 			w.db.standing(newRow(fmt.Sprint(i+1), w.db.description(), "1.00", "0"))
 		}
+		w.db.busy = true
 		w.db.faults = rapid.SampledFrom([]float64{0, 0.2}).Draw(rt, "faults of the database")
 		w.kafka.faults = rapid.SampledFrom([]float64{0, 0.02, 0.1}).Draw(rt, "faults")
 		lives := rapid.IntRange(1, 6).Draw(rt, "lives")
@@ -181,7 +182,7 @@ func (w *world) oneLife(rt *rapid.T) {
 		<-over
 	}()
 	for range rapid.IntRange(0, 25).Draw(rt, "transactions") {
-		w.db.random(15)
+		w.db.random(keys)
 		w.db.appear(false)
 		if rapid.Bool().Draw(rt, "pause") {
 			time.Sleep(time.Millisecond)

@@ -22,6 +22,9 @@ var relation = &capture.Relation{ID: 16400, Schema: "public", Name: "products", 
 	{Name: "active", OID: 16, Base: 16}, {Name: "weight", OID: 701, Base: 701}, {Name: "updated_at", OID: 1184, Base: 1184},
 }}
 
+// keys is how many rows writers choose from.
+const keys = 15
+
 const (
 	colID, colDescription, colPrice, colStock = 0, 3, 4, 6
 )
@@ -49,6 +52,7 @@ type fakeDB struct {
 	confirmed capture.LSN
 	created   bool
 	sources   int
+	busy      bool    // writers write
 	faults    float64 // probability that a look at the slot, or at a table, kills the process
 }
 
@@ -113,16 +117,17 @@ type tx struct {
 // commit runs f in a transaction and appends it to the WAL, not yet visible. It
 // first waits for none: keys whose last transaction is invisible are locked, and
 // f must not touch them.
-func (db *fakeDB) commit(f func(t *tx)) {
+func (db *fakeDB) commit(f func(t *tx)) *transaction {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	db.xid++
 	t := &tx{db: db, t: &transaction{xid: db.xid, undo: map[string]audit.Row{}}}
 	f(t)
-	gap := capture.LSN(db.rng.IntN(3)) * 8 // a commit LSN may equal its predecessor's end
-	t.t.commit = db.tip + gap + 8*capture.LSN(len(t.t.changes))
-	if len(t.t.changes) == 0 {
-		t.t.commit = db.tip
+	t.t.commit = db.tip
+	if len(t.t.changes) > 0 && db.rng.IntN(2) == 0 {
+		// Else its rows were written before its predecessor committed, whose end
+		// its commit LSN then equals.
+		t.t.commit += 8 * capture.LSN(len(t.t.changes)+db.rng.IntN(3))
 	}
 	t.t.end = t.t.commit + 8
 	db.tip = t.t.end
@@ -133,6 +138,7 @@ func (db *fakeDB) commit(f func(t *tx)) {
 	}
 	db.wal = append(db.wal, t.t)
 	db.cond.Broadcast()
+	return t.t
 }
 
 func (t *tx) put(op capture.Op, old, now audit.Row) {
@@ -407,18 +413,29 @@ func (r *fakeReader) read(choose func(ids []string) ([]string, bool)) (*capture.
 	ids, done := choose(slices.Sorted(keysOf(rows)))
 	chunk := &capture.Chunk{Relation: relation, Snapshot: snapshot, Done: done, Time: 1_700_000_000_000_000 + int64(r.db.tip)}
 	r.db.mu.Unlock()
-	r.db.commit(func(*tx) {}) // the watermark's own transaction
-	r.db.mu.Lock()
-	defer r.db.mu.Unlock()
-	mark := r.db.wal[len(r.db.wal)-1]
-	mark.visible = true
-	chunk.Watermark = mark.commit
+	r.mark(chunk)
 	for i, id := range ids {
 		chunk.Changes = append(chunk.Changes, capture.Change{Op: capture.OpRead, Relation: relation, New: values(rows[id]),
 			Time: chunk.Time, Pos: capture.Position{LSN: chunk.Watermark, Kind: capture.KindBackfill, Index: uint32(i + 1)}})
 		chunk.Last = []string{id}
 	}
 	return chunk, nil
+}
+
+// mark writes the watermark. Another transaction may commit between the message
+// and the end of its transaction: at the very LSN of the watermark.
+func (r *fakeReader) mark(chunk *capture.Chunk) {
+	r.db.mu.Lock()
+	chunk.Watermark = r.db.tip
+	between := r.db.busy && r.db.rng.IntN(2) == 0
+	r.db.mu.Unlock()
+	if between {
+		r.db.random(keys)
+	}
+	own := r.db.commit(func(*tx) {})
+	r.db.mu.Lock()
+	defer r.db.mu.Unlock()
+	own.visible = true
 }
 
 func (r *fakeReader) StandbyLag(context.Context) (int64, error) { return 0, nil }
