@@ -1,0 +1,169 @@
+package bridge_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"backstory/capture"
+	"backstory/internal/bridge"
+	"backstory/internal/state"
+	"backstory/internal/testenv"
+)
+
+// instance is a process whose state the test holds too.
+type instance struct {
+	w     *world
+	store *state.Store
+	b     *bridge.Bridge
+	stop  context.CancelFunc
+	done  chan error
+}
+
+// begin starts a process that confirms at once, or only at its end.
+func (w *world) begin(t *testing.T, sync time.Duration) *instance {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	store, err := state.Open(t.Context(), state.Config{Dir: w.dirs[w.turn]}, log, prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() }) // some tests close it themselves
+	bc := bridge.DefaultConfig()
+	bc.SyncInterval = sync
+	i := &instance{w: w, store: store, done: make(chan error, 1),
+		b: bridge.New(bc, bridge.BackfillConfig{Initial: true, ChunkRows: 3, Parallel: 1}, w.db, &fakeSink{k: w.kafka}, store, mapping(t), log, prometheus.NewRegistry())}
+	ctx, cancel := context.WithCancel(t.Context())
+	i.stop = cancel
+	t.Cleanup(cancel)
+	go func() { i.done <- i.b.Run(ctx) }() // ends with ctx, or before
+	return i
+}
+
+// imported waits until the bridge streams and the first import is over.
+func (i *instance) imported(t *testing.T) {
+	t.Helper()
+	testenv.Eventually(t, 20*time.Second, func() error {
+		s := i.b.Status()
+		if s.Phase != "streaming" || s.Tables[0].Backfill.Phase != "done" {
+			return fmt.Errorf("phase %s", s.Phase)
+		}
+		return nil
+	})
+}
+
+// ended waits for the process's end and returns why.
+func (i *instance) ended(t *testing.T) error {
+	t.Helper()
+	select {
+	case err := <-i.done:
+		return err
+	case <-time.After(20 * time.Second):
+		t.Fatal("the bridge does not end")
+		return nil
+	}
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	return &world{db: newFakeDB(1), kafka: newKafka(1), dirs: [2]string{t.TempDir(), t.TempDir()}}
+}
+
+// insert commits a new row and returns the end of its transaction.
+func (db *fakeDB) insert(key string) capture.LSN {
+	t := db.commit(func(t *tx) { t.put(capture.OpInsert, nil, newRow(key, "", "1.00", "0")) })
+	db.appear(true)
+	return t.end
+}
+
+func (db *fakeDB) confirmedAt() capture.LSN {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.confirmed
+}
+
+// What the state could not take in is not confirmed: notes and the list of rows to
+// be read again stand nowhere else.
+func TestConfirmsOnlyWhatIsCommitted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	i := w.begin(t, time.Millisecond)
+	i.imported(t)
+	blocker := i.store.Begin() // no later batch can be committed before it
+	end := w.db.insert("1")
+	if err := i.ended(t); err == nil {
+		t.Error("the bridge went on though it could not commit")
+	}
+	i.store.Drop(blocker)
+	if got := w.db.confirmedAt(); got >= end {
+		t.Errorf("confirmed %s, which has the transaction that ends at %s; the state does not have it", got, end)
+	}
+	if n := len(w.kafka.records(0)); n != 1 {
+		t.Errorf("got %d events, want 1: the test proves nothing", n)
+	}
+}
+
+// What is committed and not flushed to disk is not confirmed.
+func TestConfirmsOnlyWhatIsFlushed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	i := w.begin(t, time.Hour)
+	i.imported(t)
+	end := w.db.insert("1")
+	testenv.Eventually(t, 20*time.Second, func() error {
+		v, _ := i.store.Meta("lsn")
+		if want := fmt.Sprintf("%016x", uint64(end)); fmt.Sprintf("%x", v) != want {
+			return fmt.Errorf("the state is at %x, want %s", v, want)
+		}
+		return nil
+	})
+	if err := i.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	i.stop()
+	if err := i.ended(t); !errors.Is(err, state.ErrClosed) {
+		t.Errorf("the bridge could not flush its state: got %v, want %v", err, state.ErrClosed)
+	}
+	if got := w.db.confirmedAt(); got >= end {
+		t.Errorf("confirmed %s without a flush", got)
+	}
+}
+
+// A slot that somebody has moved while nobody was at the topics has lost changes:
+// the bridge says so and does not stream over the gap.
+func TestMovedSlotIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for key := range 3 { // a start that finds nothing new must not hide the gap
+		i := w.begin(t, time.Millisecond)
+		i.imported(t)
+		end := w.db.insert(fmt.Sprint(key + 1))
+		testenv.Eventually(t, 20*time.Second, func() error {
+			if got := w.db.confirmedAt(); got < end {
+				return fmt.Errorf("confirmed %s, want %s", got, end)
+			}
+			return nil
+		})
+		i.stop()
+		if err := i.ended(t); err != nil {
+			t.Fatal(err)
+		}
+		if err := i.store.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end := w.db.insert("9")
+	w.db.mu.Lock()
+	w.db.confirmed = end
+	w.db.mu.Unlock()
+	var refusal *bridge.Refusal
+	if err := w.begin(t, time.Millisecond).ended(t); !errors.As(err, &refusal) {
+		t.Errorf("got %v, want a refusal", err)
+	}
+}

@@ -1,0 +1,170 @@
+package mutants_test
+
+// How the property of the bridge is asked: until it fails, without a file of the
+// failure, and not simplified.
+var often = []string{"-rapid.checks=3000", "-rapid.nofailfile", "-rapid.shrinktime=1ms"}
+
+// What the property says of topics that do not tell what was committed, and of a
+// bridge that stops though nothing is wrong.
+const (
+	wrongTopics = `\d+ wrong\n`
+	stopped     = `the bridge stopped: .*|run: .*`
+)
+
+const (
+	settleFile = "internal/bridge/settle.go"
+	recovery   = "internal/bridge/recover.go"
+	streamFile = "internal/bridge/stream.go"
+	applyFile  = "internal/bridge/apply.go"
+	session    = "sink/session.go"
+)
+
+// exactlyOnce makes a mutant that the property of the bridge finds.
+func exactlyOnce(name, says string, edits ...edit) mutant {
+	return mutant{name: name, edits: edits, pkg: "internal/bridge", test: "TestExactlyOnce", args: often, says: says}
+}
+
+// history makes a mutant that the property of the transformer finds.
+func history(name, says string, edits ...edit) mutant {
+	return mutant{name: name, edits: edits, pkg: "transform", test: "TestHistories", args: often, says: says}
+}
+
+// unit makes a mutant that one test finds.
+func unit(name, pkg, test, says string, edits ...edit) mutant {
+	return mutant{name: name, edits: edits, pkg: pkg, test: test, says: says}
+}
+
+const publishEvents = `		if err := p.pub.Events(ctx); err != nil { // 1
+			return fmt.Errorf("publish events: %w", err)
+		}
+`
+
+const publishLatest = `		if err := p.pub.Latest(ctx); err != nil { // 2
+			return fmt.Errorf("publish latest: %w", err)
+		}
+`
+
+const commitState = `	if err := s.b.store.Commit(p.batch); err != nil { // 3
+		return fmt.Errorf("commit the state: %w", err)
+	}
+`
+
+var mutants = []mutant{
+	// The order of the durable steps.
+	exactlyOnce("confirm before events", wrongTopics,
+		edit{settleFile, "	if p.pub != nil {\n" + publishEvents, "	s.committed.set(p.end)\n	if p.pub != nil {\n" + publishEvents}),
+	exactlyOnce("latest before events", "it lost its end|"+wrongTopics,
+		edit{settleFile, publishEvents, ""}, edit{settleFile, publishLatest, publishLatest + publishEvents}),
+	exactlyOnce("state committed before events", `not the record that is remembered|`+wrongTopics,
+		edit{settleFile, commitState, ""},
+		edit{settleFile, "	if p.pub != nil {\n" + publishEvents, commitState + "	if p.pub != nil {\n" + publishEvents}),
+	exactlyOnce("state committed before latest", `not the record that is remembered|`+wrongTopics,
+		edit{settleFile, commitState, ""},
+		edit{settleFile, publishEvents, publishEvents + commitState},
+		edit{settleFile, "	s.committed.set(p.end) // 4", "	if p.pub == nil {\n	" + commitState + "	}\n	s.committed.set(p.end) // 4"}),
+	unit("confirm before state", "internal/bridge", "TestConfirmsOnlyWhatIsCommitted", "the state does not have it",
+		edit{settleFile, commitState + "	s.committed.set(p.end)", "	s.committed.set(p.end)\n" + commitState + "	_ = 0"}),
+	unit("confirm before the state is flushed", "internal/bridge", "TestConfirmsOnlyWhatIsFlushed", "without a flush",
+		edit{settleFile, "		if err := s.b.store.Sync(ctx); err != nil {", "		s.src.Confirm(lsn)\n		if err := s.b.store.Sync(ctx); err != nil {"}),
+	exactlyOnce("progress confirmed past what is under way", wrongTopics,
+		edit{streamFile, "	s.reached = max(s.reached, batch.Reached)\n", "	s.reached = max(s.reached, batch.Reached)\n	s.src.Confirm(batch.End)\n"}),
+	exactlyOnce("progress confirmed and not in the state", "it was moved to .* while the state ends at|"+stopped,
+		edit{streamFile, "		setLSN(p.batch, p.end)\n", "		_ = setLSN\n"}),
+
+	// Recovery.
+	exactlyOnce("topics folded before the fence", wrongTopics+"|"+stopped,
+		edit{recovery, "	if err := b.sink.Fence(ctx); err != nil {\n		return fmt.Errorf(\"fence former sessions: %w\", err)\n	}\n", ""},
+		edit{recovery, "	return b.checkSlot(ctx, start, remembered)\n}\n\n// recoverTable",
+			"	if err := b.sink.Fence(ctx); err != nil {\n		return err\n	}\n	return b.checkSlot(ctx, start, remembered)\n}\n\n// recoverTable"}),
+	exactlyOnce("no fold of events", wrongTopics+"|"+stopped,
+		edit{recovery, "		moved, err := f.apply(s)\n", "		moved, err := false, error(nil)\n"}),
+	exactlyOnce("no fold of latest", wrongTopics+"|"+stopped,
+		edit{recovery, "		if _, err := f.apply(s); err != nil {\n			return err\n		}\n", ""}),
+	exactlyOnce("latest not published for what the events moved", "latest of key|"+wrongTopics,
+		edit{recovery, "	if len(f.order) == 0 {\n", "	if len(f.order) >= 0 {\n"}),
+	exactlyOnce("marks not in the piece's commit", "not the record that is remembered|"+wrongTopics+"|"+stopped,
+		edit{streamFile, "			s.b.memory.setMark(p.batch, markName(m.Table.ID, m.Topic, m.Partition), m)\n", "			_ = m\n"}),
+	unit("marks not committed with the fold", "internal/bridge", "TestMovedSlotIsRefused", "want a refusal",
+		edit{recovery, "		f.b.memory.setMark(f.batch, markName(f.table.ID, m.Topic, m.Partition), m)\n", "		_ = m\n"}),
+	exactlyOnce("old image of a moved key forgotten", wrongTopics,
+		edit{"internal/bridge/states.go", "	s.SetMeta(oldImageName(pos), image)\n", ""}),
+
+	// Positions.
+	history("no event index in the place", "fold|crashes changed",
+		edit{"transform/event.go", "	return int(p.Index) - int(q.Index)\n", "	return 0\n"}),
+	history("<= in place of <: the rest of a change passed over", "crashes changed",
+		edit{"transform/transform.go", "	return order <= 0, nil\n", "	return order < 0, nil\n"}),
+	history("events of a change at its own place made again", "fold of|crashes changed",
+		edit{"transform/transform.go", "		s.next = max(first, e.Place.Index+1)\n", "		_ = order\n"}),
+	history("< in place of <=: a record folded at its own place", "fold",
+		edit{"transform/fold.go", "	if s.Place.Compare(e.Place) <= 0 {", "	if s.Place.Compare(e.Place) < 0 {"}),
+	exactlyOnce("no kind in the position", wrongTopics,
+		edit{"capture/change.go", "	if c := cmp.Compare(p.Kind, q.Kind); c != 0 {\n		return c\n	}\n", ""}),
+	exactlyOnce("< in place of <=: a chunk waits beyond its watermark", "not drained",
+		edit{applyFile, "chunk.Watermark <= s.reached", "chunk.Watermark < s.reached"}),
+	exactlyOnce("a chunk applied before its watermark", wrongTopics,
+		edit{applyFile, "for len(s.due) > 0 && s.due[0].chunk.Watermark <= s.reached {", "for len(s.due) > 0 {"}),
+	unit("commit LSN in place of end LSN", "capture", "TestProgress", "commit .*-want",
+		edit{"capture/tx.go", "	a.end(m.end)\n", "	a.end(m.commit)\n"}),
+	unit("keepalive confirmed inside a transaction", "capture", "TestProgress", "keepalive inside",
+		edit{"capture/tx.go", "	if !a.tx.open {\n		a.end(walEnd)\n	}\n", "	a.end(walEnd)\n"}),
+	unit("begin of a transaction confirmed as its end", "capture", "TestProgress", "begin .*-want",
+		edit{"capture/tx.go", "	a.committed = m.time\n	a.reach(m.commit)\n", "	a.committed = m.time\n	a.end(m.commit)\n"}),
+	unit("rows of other tables not counted", "capture", "TestContextOfAHeldTransaction/rows_of_other_tables_count", "changes .*-want",
+		edit{"capture/tx.go", "	if err := a.count(); err != nil {\n		return err\n	}\n	data, values := body, &a.unused\n", "	if table.mapped != unmapped {\n		if err := a.count(); err != nil {\n			return err\n		}\n	}\n	data, values := body, &a.unused\n"}),
+
+	// Backfill.
+	exactlyOnce("visibility rule always true", wrongTopics,
+		edit{applyFile, "	return xid == 0 || pos.LSN < s.horizons[j.table.ID] || j.chunk.Snapshot.Visible(xid)\n", "	return xid == 0 || pos.LSN < j.chunk.Watermark+1<<40\n"}),
+	exactlyOnce("visibility rule by LSN", wrongTopics,
+		edit{applyFile, "	return xid == 0 || pos.LSN < s.horizons[j.table.ID] || j.chunk.Snapshot.Visible(xid)\n", "	return xid == 0 || pos.LSN < j.chunk.Watermark\n"}),
+	exactlyOnce("TRUNCATE no part of the visibility rule", wrongTopics,
+		edit{applyFile, "	if t, ok := s.emptied[j.table.ID]; ok && pos.Compare(t.pos) < 0 {", "	if t, ok := s.emptied[j.table.ID]; ok && false {"}),
+	exactlyOnce("deletes of unknown keys not noted", wrongTopics,
+		edit{"transform/row.go", "	if !s.entry.Exists() {\n		return s.note()\n	}\n	if s.change.OldFull {", "	if !s.entry.Exists() {\n		return nil\n	}\n	if s.change.OldFull {"}),
+	exactlyOnce("not waiting for the horizon", wrongTopics,
+		edit{"internal/bridge/backfill.go", "	if err := im.reader.Wait(ctx, xmax); err != nil {\n		return err\n	}\n", "	_ = xmax\n"}),
+	exactlyOnce("keys passed over not read again", wrongTopics,
+		edit{applyFile, "			return p.batch.Again(j.table.ID, key)\n", "			return nil\n"}),
+	exactlyOnce("large columns not in doubt during a repair", wrongTopics,
+		edit{applyFile, "	if len(s.repairs) == 0 {\n", "	if len(s.repairs) >= 0 {\n"}),
+	exactlyOnce("rows that are gone not looked up", wrongTopics,
+		edit{"internal/bridge/run.go", "return r.Reconcile && r.Where == \"\"", "return false && r.Where == \"\""}),
+	exactlyOnce("a take-over not followed by a repair", wrongTopics,
+		edit{recovery, "	return b.compareAll(slot.Confirmed)\n}\n", "	return b.remember(slot.Confirmed)\n}\n"}),
+	exactlyOnce("a rebuilt state not followed by a repair", wrongTopics,
+		edit{recovery, "	if f.rebuilt {\n		if err", "	if f.rebuilt && f.folded < 0 {\n		if err"}),
+
+	// What the bridge remembers.
+	history("a deleted key's version forgotten", "version",
+		edit{"transform/row.go", "	t.emit(s, s.plan.names.deleted, data, nil)\n", "	t.emit(s, s.plan.names.deleted, data, nil)\n	s.entry.Version = 0\n"}),
+	exactlyOnce("a noted key's version forgotten", "version|"+wrongTopics,
+		edit{"transform/transform.go", "	s.entry = Entry{Version: s.entry.Version, Place: Place{Pos: s.change.Pos}, XID: s.change.XID}\n", "	s.entry = Entry{Place: Place{Pos: s.change.Pos}, XID: s.change.XID}\n"}),
+	history("unchanged TOAST as null", "crashes changed|differs from the row",
+		edit{"transform/update.go", "			t.values = append(t.values, nil)\n			continue\n", "			t.values = append(t.values, null)\n			continue\n"}),
+	unit("unchanged TOAST read as null", "capture", "TestRecorded/toast", "-recorded",
+		edit{"capture/value.go", "			tuple[i] = Value{Kind: Unchanged}\n", "			tuple[i] = Value{Kind: Null}\n"}),
+
+	// Kafka, on a real one.
+	unit("no fence", "sink", "TestFenceEndsFormerSession", "want a SessionError", noFence...),
+	unit("a transactional id without the empty transaction", "sink", "TestFenceEndsFormerSession", "want a SessionError", noTransaction...),
+	unit("fence of the events topic's partitions only", "sink", "TestFenceEndsFormerSession", "want a SessionError",
+		edit{session, "	for _, t := range p.topics {\n		topic :=", "	for _, t := range p.topics[:1] {\n		topic :="},
+		edit{session, "worst == nil && named < want {", "worst == nil && named < want/2 {"}),
+	unit("tombstones that expire", "sink", "TestOpenWrongTopics/tombstones_that_expire", "want",
+		edit{"sink/topics.go", "	keepTombstones = 3_155_760_000_000\n", "	keepTombstones = 86_400_000\n"}),
+	unit("another writer not noticed", "sink", "TestAnotherWriter", "want a Refusal",
+		edit{"sink/publish.go", "		if r.BaseOffset != b.base {", "		if r.BaseOffset < 0 {"}),
+}
+
+// noTransaction leaves out what carries the epoch into the partitions.
+var noTransaction = []edit{
+	{session, "	if err := p.joinAll(ctx, s); err != nil {\n		return err\n	}\n", "	_ = p.joinAll\n"},
+	{session, "	if err := p.abort(ctx, s); err != nil {\n		return err\n	}\n", "	_ = p.abort\n"},
+}
+
+// noFence takes a producer id without a transactional id.
+var noFence = append([]edit{
+	{session, "			TransactionalID:      p.transactionalID,\n", ""},
+	{session, "			ProducerID:           own.id,\n			ProducerEpoch:        own.epoch,\n", "			ProducerID:           -1,\n			ProducerEpoch:        -1,\n"},
+}, noTransaction...)
