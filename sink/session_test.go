@@ -22,7 +22,8 @@ func isRefused(err error) bool {
 }
 
 // TestFenceEndsFormerSession has a former instance go on writing after a new one
-// has fenced: to partitions that it wrote before, and to others that nobody did.
+// has fenced: to partitions of both topics that it wrote before, and to others that
+// nobody did.
 func TestFenceEndsFormerSession(t *testing.T) {
 	t.Parallel()
 	cluster := testenv.Kafka(t)
@@ -42,9 +43,19 @@ func TestFenceEndsFormerSession(t *testing.T) {
 			t.Fatalf("publish %s with a fenced session: got %v, want a SessionError", key, err)
 		}
 		former.Revive()
+		pub, err = former.EncodeState(mk.change(key, "PriceChanged"), make([]int64, 6))
+		if err == nil {
+			err = pub.Latest(within(t))
+		}
+		if !restarts(err) {
+			t.Fatalf("publish the state of %s with a fenced session: got %v, want a SessionError", key, err)
+		}
+		former.Revive()
 	}
-	if got, want := story(consume(t, cluster.Brokers(), name+".events")), "a/1 "; got != want {
-		t.Errorf("got %q, want %q", got, want)
+	for _, topic := range []string{".events", ".latest"} {
+		if got, want := story(consume(t, cluster.Brokers(), name+topic)), "a/1 "; got != want {
+			t.Errorf("%s: got %q, want %q", topic, got, want)
+		}
 	}
 }
 

@@ -162,8 +162,20 @@ func TestMovedSlotIsRefused(t *testing.T) {
 	w.db.mu.Lock()
 	w.db.confirmed = end
 	w.db.mu.Unlock()
+	i := w.begin(t, time.Millisecond)
+	testenv.Eventually(t, 20*time.Second, func() error {
+		switch phase := i.b.Status().Phase; phase {
+		case "streaming":
+			t.Fatal("it streams over the gap, want a refusal")
+		case "failed":
+			return nil
+		default:
+			return errors.New("phase " + phase)
+		}
+		return nil
+	})
 	var refusal *bridge.Refusal
-	if err := w.begin(t, time.Millisecond).ended(t); !errors.As(err, &refusal) {
+	if err := i.ended(t); !errors.As(err, &refusal) {
 		t.Errorf("got %v, want a refusal", err)
 	}
 }

@@ -2,7 +2,7 @@ package mutants_test
 
 // How the property of the bridge is asked: until it fails, without a file of the
 // failure, and not simplified.
-var often = []string{"-rapid.checks=3000", "-rapid.nofailfile", "-rapid.shrinktime=1ms"}
+var often = []string{"-rapid.checks=1000", "-rapid.nofailfile", "-rapid.shrinktime=1ms"}
 
 // What the property says of topics that do not tell what was committed, and of a
 // bridge that stops though nothing is wrong.
