@@ -28,7 +28,8 @@ type kafka struct {
 	log    [2][partitions][]transform.Stored // control records have a nil Table
 	fence  int
 	ghosts []request
-	faults float64 // probability that a step dies
+	faults float64       // probability that a step dies
+	held   chan struct{} // latest waits until it is closed; nil: it does not
 }
 
 // request is one partition's part of a publication.
@@ -242,9 +243,21 @@ func clone(e transform.Event) transform.Event {
 }
 
 func (p *publication) Events(context.Context) error { return p.send(transform.Events) }
-func (p *publication) Latest(context.Context) error { return p.send(transform.Latest) }
-func (p *publication) Marks() []transform.Mark      { return p.marks }
-func (p *publication) Release()                     {}
+func (p *publication) Latest(ctx context.Context) error {
+	p.s.k.mu.Lock()
+	held := p.s.k.held
+	p.s.k.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return p.send(transform.Latest)
+}
+func (p *publication) Marks() []transform.Mark { return p.marks }
+func (p *publication) Release()                {}
 
 // send appends the requests of a topic, or dies with some of them landed, some
 // under way and some never sent.

@@ -15,6 +15,7 @@ import (
 	"backstory/internal/bridge"
 	"backstory/internal/state"
 	"backstory/internal/testenv"
+	"backstory/transform"
 )
 
 // instance is a process whose state the test holds too.
@@ -104,9 +105,38 @@ func TestConfirmsOnlyWhatIsCommitted(t *testing.T) {
 	if got := w.db.confirmedAt(); got >= end {
 		t.Errorf("confirmed %s, which has the transaction that ends at %s; the state does not have it", got, end)
 	}
-	if n := len(w.kafka.records(0)); n != 1 {
+	if n := len(w.kafka.records(transform.Events)); n != 1 {
 		t.Errorf("got %d events, want 1: the test proves nothing", n)
 	}
+}
+
+// What latest and state do not have yet is not confirmed, however long that takes.
+func TestConfirmsOnlyWhatIsPublished(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	i := w.begin(t, time.Millisecond)
+	i.imported(t)
+	w.kafka.mu.Lock()
+	w.kafka.held = make(chan struct{})
+	w.kafka.mu.Unlock()
+	end := w.db.insert("1")
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if n := len(w.kafka.records(transform.Events)); n != 1 {
+			return fmt.Errorf("got %d events, want 1", n)
+		}
+		return nil
+	})
+	<-time.After(50 * time.Millisecond) // dozens of rounds of confirm
+	if got := w.db.confirmedAt(); got >= end {
+		t.Errorf("confirmed %s before latest has it", got)
+	}
+	close(w.kafka.held)
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if got := w.db.confirmedAt(); got < end {
+			return fmt.Errorf("confirmed %s, want %s", got, end)
+		}
+		return nil
+	})
 }
 
 // What is committed and not flushed to disk is not confirmed.
