@@ -115,6 +115,23 @@ func (m *mutant) judge(output string, failed bool) error {
 	return nil
 }
 
+// reason is the first line that says why the test failed, and how often a property
+// was asked before.
+func (m *mutant) reason(output string) string {
+	asked := regexp.MustCompile(`failed after \d+ tests`).FindString(output)
+	said := regexp.MustCompile(`.*(` + m.says + `).*`).FindString(output)
+	return strings.TrimSpace(strings.TrimSpace(said) + " " + asked)
+}
+
+// excerpt is the beginning of an output, where the reasons are, and its end.
+func excerpt(output string) string {
+	const part = 3000
+	if len(output) <= 2*part {
+		return output
+	}
+	return output[:part] + "\n[…]\n" + output[len(output)-part:]
+}
+
 func TestMutants(t *testing.T) {
 	t.Parallel()
 	for _, m := range mutants {
@@ -141,11 +158,9 @@ func TestMutants(t *testing.T) {
 				err = m.judge(output, failed)
 			}
 			if err != nil {
-				t.Fatalf("%v\n%s", err, output[max(0, len(output)-6000):])
+				t.Fatalf("%v\n%s", err, excerpt(output))
 			}
-			if where := regexp.MustCompile(m.says).FindString(output); where != "" {
-				t.Logf("found by %s: %s", m.test, where)
-			}
+			t.Logf("found by %s: %s", m.test, m.reason(output))
 		})
 	}
 }

@@ -138,7 +138,7 @@ var mutants = []mutant{
 		edit{recovery, "	if f.rebuilt {\n		if err", "	if f.rebuilt && f.folded < 0 {\n		if err"}),
 
 	// What the bridge remembers.
-	history("a deleted key's version forgotten", "version",
+	history("a deleted key's version forgotten", "no newer version|crashes changed|got version",
 		edit{"transform/row.go", "	t.emit(s, s.plan.names.deleted, data, nil)\n", "	t.emit(s, s.plan.names.deleted, data, nil)\n	s.entry.Version = 0\n"}),
 	exactlyOnce("a noted key's version forgotten", "version|"+wrongTopics,
 		edit{"transform/transform.go", "	s.entry = Entry{Version: s.entry.Version, Place: Place{Pos: s.change.Pos}, XID: s.change.XID}\n", "	s.entry = Entry{Place: Place{Pos: s.change.Pos}, XID: s.change.XID}\n"}),

@@ -1,0 +1,92 @@
+package e2e_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+
+	"backstory/internal/testenv"
+)
+
+// Regressions for what others have lost between a database and Kafka; DESIGN.md
+// has the list of traps and of the tests that cover them.
+
+// Kafka stalls for several times wal_sender_timeout while writers write and other
+// tables fill the WAL: the bridge does not panic, keeps its slot, and confirms
+// nothing that Kafka does not have. Killed in the middle, it loses nothing.
+func TestTrapKafkaStallsLongerThanWALSenderTimeout(t *testing.T) {
+	t.Parallel()
+	kafka := testenv.Kafka(t, testenv.KafkaProxied())
+	r := newRig(t, testenv.Postgres(t, testenv.PGSetting("wal_sender_timeout", "2s")), kafka.Brokers(), 100)
+	r.exec(`CREATE TABLE unrelated (t text)`)
+	p := r.start()
+	p.drained(time.Minute)
+	for i, killed := range []bool{false, true} {
+		kafka.Proxy(0).Stall()
+		r.exec(`INSERT INTO products (id, name) VALUES ($1, 'stalled')`, 1_000_000+i)
+		stalled := r.walEnd()
+		r.commit(2, 500, 100, true, 0)
+		session := r.slotSession()
+		begun := time.Now()
+		testenv.Eventually(t, time.Minute, func() error {
+			r.exec(`INSERT INTO unrelated SELECT repeat('x', 1000) FROM generate_series(1, 1000)`)
+			if rest := 7*time.Second - time.Since(begun); rest > 0 {
+				return fmt.Errorf("%s are left", rest)
+			}
+			return nil
+		})
+		if err := p.alive(); err != nil {
+			t.Fatal(err)
+		}
+		if now := r.slotSession(); now != session || now == 0 {
+			t.Errorf("the slot's session is %d, want %d as before", now, session)
+		}
+		if confirmed := r.slotConfirmed(); confirmed >= stalled {
+			t.Errorf("confirmed %s, although Kafka does not have what was committed before %s", confirmed, stalled)
+		}
+		if killed {
+			p.kill()
+		}
+		kafka.Proxy(0).Heal(t)
+		if killed {
+			p = r.start()
+		}
+		p.drained(2 * time.Minute)
+	}
+	p.stop()
+	r.compare()
+}
+
+func (r *rig) lsn(sql string, args ...any) pglogrepl.LSN {
+	r.tb.Helper()
+	var text string
+	if err := r.connect().QueryRow(r.tb.Context(), sql, args...).Scan(&text); err != nil {
+		r.tb.Fatal(err)
+	}
+	lsn, err := pglogrepl.ParseLSN(text)
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	return lsn
+}
+
+func (r *rig) walEnd() pglogrepl.LSN {
+	r.tb.Helper()
+	return r.lsn(`SELECT pg_current_wal_lsn()::text`)
+}
+
+func (r *rig) slotConfirmed() pglogrepl.LSN {
+	r.tb.Helper()
+	return r.lsn(`SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1`, r.slotName())
+}
+
+// slotSession is the server's process that streams from the slot; 0: none does.
+func (r *rig) slotSession() (pid int) {
+	r.tb.Helper()
+	if err := r.connect().QueryRow(r.tb.Context(), `SELECT coalesce(active_pid, 0) FROM pg_replication_slots WHERE slot_name = $1`, r.slotName()).Scan(&pid); err != nil {
+		r.tb.Fatal(err)
+	}
+	return pid
+}
