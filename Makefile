@@ -11,7 +11,7 @@ RACE = ./capture/... ./sink/... ./internal/bridge/... ./internal/state/... ./int
 	./internal/child/... ./internal/pgserver/... ./internal/testenv/... ./cmd/...
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race fuzz chaos lint format spec spec-smoke bench bench-peers clean
+.PHONY: help build test race fuzz chaos mutants lint format spec spec-smoke bench bench-peers clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -30,6 +30,9 @@ fuzz: ## every fuzz target for FUZZTIME
 
 chaos: ## FAULTS faults of all kinds while writers write, then a comparison (SEED to repeat one)
 	@$(GO) run ./internal/e2e/chaos -faults $(FAULTS) $(if $(SEED),-seed $(SEED))
+
+mutants: ## mistakes planted in the bridge, each of which a test must find, minutes
+	$(GO) test ./internal/e2e/mutants -mutants -count=1 -timeout 30m $(TESTFLAGS)
 
 lint: ## gofmt, go vet, golangci-lint
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then \

@@ -117,11 +117,11 @@ var mutants = []mutant{
 
 	// Backfill.
 	exactlyOnce("visibility rule always true", wrongTopics,
-		edit{applyFile, "	return xid == 0 || pos.LSN < s.horizons[j.table.ID] || j.chunk.Snapshot.Visible(xid)\n", "	return xid == 0 || pos.LSN < j.chunk.Watermark+1<<40\n"}),
+		edit{applyFile, "	return xid == 0 || pos.LSN < j.horizon || j.chunk.Snapshot.Visible(xid)\n", "	return xid == 0 || pos.LSN < j.chunk.Watermark+1<<40\n"}),
 	exactlyOnce("visibility rule by LSN", wrongTopics,
-		edit{applyFile, "	return xid == 0 || pos.LSN < s.horizons[j.table.ID] || j.chunk.Snapshot.Visible(xid)\n", "	return xid == 0 || pos.LSN < j.chunk.Watermark\n"}),
+		edit{applyFile, "	return xid == 0 || pos.LSN < j.horizon || j.chunk.Snapshot.Visible(xid)\n", "	return xid == 0 || pos.LSN < j.chunk.Watermark\n"}),
 	exactlyOnce("TRUNCATE no part of the visibility rule", wrongTopics,
-		edit{applyFile, "	if t, ok := s.emptied[j.table.ID]; ok && pos.Compare(t.pos) < 0 {", "	if t, ok := s.emptied[j.table.ID]; ok && false {"}),
+		edit{applyFile, " && j.saw(t.pos, t.xid)\n", " && (true || t.xid == 0)\n"}),
 	exactlyOnce("deletes of unknown keys not noted", wrongTopics,
 		edit{"transform/row.go", "	if !s.entry.Exists() {\n		return s.note()\n	}\n	if s.change.OldFull {", "	if !s.entry.Exists() {\n		return nil\n	}\n	if s.change.OldFull {"}),
 	exactlyOnce("not waiting for the horizon", wrongTopics,
@@ -153,11 +153,27 @@ var mutants = []mutant{
 	unit("fence of the events topic's partitions only", "sink", "TestFenceEndsFormerSession", "want a SessionError",
 		edit{session, "	for _, t := range p.topics {\n		topic :=", "	for _, t := range p.topics[:1] {\n		topic :="},
 		edit{session, "worst == nil && named < want {", "worst == nil && named < want/2 {"}),
+	unit("new session on an unknown outcome", "sink", "TestFaultsOneBroker", `written at offset \d+ instead of|has version`,
+		edit{"sink/publish.go", "		if !b.stamped {\n", newSession + "		if !b.stamped {\n"}),
 	unit("tombstones that expire", "sink", "TestOpenWrongTopics/tombstones_that_expire", "want",
 		edit{"sink/topics.go", "	keepTombstones = 3_155_760_000_000\n", "	keepTombstones = 86_400_000\n"}),
 	unit("another writer not noticed", "sink", "TestAnotherWriter", "want a Refusal",
 		edit{"sink/publish.go", "		if r.BaseOffset != b.base {", "		if r.BaseOffset < 0 {"}),
 }
+
+// newSession takes a new epoch, without a fold, where it is not known whether a
+// batch was written.
+const newSession = `		if b.doubtful {
+			if s, err := p.initProducer(ctx, noProducer); err == nil {
+				p.session.id, p.session.epoch, b.stamped = s.id, s.epoch, false
+				for _, t := range p.topics {
+					for i := range t.parts {
+						t.parts[i].sequence = 0
+					}
+				}
+			}
+		}
+`
 
 // noTransaction leaves out what carries the epoch into the partitions.
 var noTransaction = []edit{
