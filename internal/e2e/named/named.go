@@ -16,16 +16,12 @@ import (
 // string in the package's tests, since most come from a table.
 func Check(root, dir, test string) error {
 	function, sub, _ := strings.Cut(test, "/")
-	paths, err := filepath.Glob(filepath.Join(root, dir, "*_test.go"))
+	files, err := parse(root, dir)
 	if err != nil {
-		return fmt.Errorf("tests of %s: %w", dir, err)
+		return err
 	}
 	declared, literal := false, sub == ""
-	for _, path := range paths {
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
-		if err != nil {
-			return fmt.Errorf("tests of %s: %w", dir, err)
-		}
+	for _, file := range files {
 		ast.Inspect(file, func(n ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.FuncDecl:
@@ -44,4 +40,33 @@ func Check(root, dir, test string) error {
 		return fmt.Errorf("package %s has no subtest %q of %s", dir, sub, function)
 	}
 	return nil
+}
+
+// WithPrefix returns the functions in the tests of root/dir whose names begin so.
+func WithPrefix(root, dir, prefix string) (names []string, err error) {
+	files, err := parse(root, dir)
+	for _, file := range files {
+		for _, d := range file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && strings.HasPrefix(f.Name.Name, prefix) {
+				names = append(names, f.Name.Name)
+			}
+		}
+	}
+	return names, err
+}
+
+// parse reads the package's test files.
+func parse(root, dir string) (files []*ast.File, err error) {
+	paths, err := filepath.Glob(filepath.Join(root, dir, "*_test.go"))
+	if err != nil {
+		return nil, fmt.Errorf("tests of %s: %w", dir, err)
+	}
+	for _, path := range paths {
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return nil, fmt.Errorf("tests of %s: %w", dir, err)
+		}
+		files = append(files, file)
+	}
+	return files, nil
 }
