@@ -30,6 +30,8 @@ type kafka struct {
 	ghosts []request
 	faults float64       // probability that a step dies
 	held   chan struct{} // latest waits until it is closed; nil: it does not
+	// lands, if it is there, says once which requests land before the process dies.
+	lands func(request) bool
 }
 
 // request is one partition's part of a publication.
@@ -276,10 +278,18 @@ func (p *publication) send(topic transform.Topic) error {
 		}
 		return err
 	}
+	lands := k.lands
+	k.lands = nil
 	for _, r := range p.requests[topic] {
+		if lands != nil && !lands(r) {
+			continue
+		}
 		if !k.append(r) {
 			return errors.New("fenced, or out of sequence")
 		}
+	}
+	if lands != nil {
+		return &crash{"publishing " + topic.String()}
 	}
 	if err := p.s.dies("hearing of " + topic.String()); err != nil {
 		return err

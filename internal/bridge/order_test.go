@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"backstory/capture"
 	"backstory/internal/bridge"
+	"backstory/internal/e2e/audit"
 	"backstory/internal/state"
 	"backstory/internal/testenv"
 	"backstory/transform"
@@ -207,5 +209,43 @@ func TestMovedSlotIsRefused(t *testing.T) {
 	var refusal *bridge.Refusal
 	if err := i.ended(t); !errors.As(err, &refusal) {
 		t.Errorf("got %v, want a refusal", err)
+	}
+}
+
+// A process that dies when the end of a moved key is in the events topic and the
+// beginning of its successor is not: the large column that WAL left out is that of
+// the old key, which has no image any more.
+func TestMovedKeyHalfway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.db.standing(newRow("1", "a large description, stored out of line", "1.00", "0"))
+	i := w.begin(t, time.Millisecond)
+	i.imported(t)
+	w.kafka.mu.Lock()
+	w.kafka.lands = func(r request) bool { return r.partition == partitionOf([]byte("1")) }
+	w.kafka.mu.Unlock()
+	end := w.db.commit(func(t *tx) {
+		row := t.db.rows["1"]
+		now := slices.Clone(row)
+		now[colID] = text("2")
+		t.put(capture.OpUpdate, row, now)
+	}).end
+	w.db.appear(true)
+	if dead := new(crash); !errors.As(i.ended(t), &dead) {
+		t.Fatal("the process has not died")
+	}
+	if err := i.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.begin(t, time.Millisecond)
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if got := w.db.confirmedAt(); got < end {
+			return fmt.Errorf("confirmed %s, want %s", got, end)
+		}
+		return nil
+	})
+	r := audit.CompareUnplaced(w.db.history, w.kafka.records(transform.Events), w.kafka.records(transform.Latest))
+	if r.Wrong > 0 {
+		t.Errorf("%s", r)
 	}
 }

@@ -53,7 +53,7 @@ var mutants = []mutant{
 	// The order of the durable steps.
 	exactlyOnce("confirm before events", wrongTopics,
 		edit{settleFile, "	if p.pub != nil {\n" + publishEvents, "	s.committed.set(p.end)\n	if p.pub != nil {\n" + publishEvents}),
-	exactlyOnce("latest before events", "it lost its end|"+wrongTopics,
+	exactlyOnce("latest before events", "it lost its end|is missing|"+stopped+"|"+wrongTopics,
 		edit{settleFile, publishEvents, ""}, edit{settleFile, publishLatest, publishLatest + publishEvents}),
 	exactlyOnce("state committed before events", `not the record that is remembered|`+wrongTopics,
 		edit{settleFile, commitState, ""},
@@ -88,7 +88,7 @@ var mutants = []mutant{
 		edit{streamFile, "			s.b.memory.setMark(p.batch, markName(m.Table.ID, m.Topic, m.Partition), m)\n", "			_ = m\n"}),
 	unit("marks not committed with the fold", "internal/bridge", "TestMovedSlotIsRefused", "streams over the gap",
 		edit{recovery, "		f.b.memory.setMark(f.batch, markName(f.table.ID, m.Topic, m.Partition), m)\n", "		_ = m\n"}),
-	exactlyOnce("old image of a moved key forgotten", wrongTopics,
+	unit("old image of a moved key forgotten", "internal/bridge", "TestMovedKeyHalfway", wrongTopics,
 		edit{"internal/bridge/states.go", "	s.SetMeta(oldImageName(pos), image)\n", ""}),
 
 	// Positions.
