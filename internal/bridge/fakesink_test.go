@@ -28,8 +28,8 @@ type kafka struct {
 	log    [2][partitions][]transform.Stored // control records have a nil Table
 	fence  int
 	ghosts []request
-	faults float64       // probability that a step dies
-	held   chan struct{} // latest waits until it is closed; nil: it does not
+	faults float64          // probability that a step dies
+	held   [2]chan struct{} // a topic's requests wait until it is closed; nil: they do not
 	// lands, if it is there, says once which requests land before the process dies.
 	lands func(request) bool
 }
@@ -244,10 +244,13 @@ func clone(e transform.Event) transform.Event {
 	return e
 }
 
-func (p *publication) Events(context.Context) error { return p.send(transform.Events) }
-func (p *publication) Latest(ctx context.Context) error {
+func (p *publication) Events(ctx context.Context) error { return p.publish(ctx, transform.Events) }
+func (p *publication) Latest(ctx context.Context) error { return p.publish(ctx, transform.Latest) }
+
+// publish waits while the topic is held, then sends.
+func (p *publication) publish(ctx context.Context, topic transform.Topic) error {
 	p.s.k.mu.Lock()
-	held := p.s.k.held
+	held := p.s.k.held[topic]
 	p.s.k.mu.Unlock()
 	if held != nil {
 		select {
@@ -256,8 +259,9 @@ func (p *publication) Latest(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
-	return p.send(transform.Latest)
+	return p.send(topic)
 }
+
 func (p *publication) Marks() []transform.Mark { return p.marks }
 func (p *publication) Release()                {}
 

@@ -51,7 +51,7 @@ const commitState = `	if err := s.b.store.Commit(p.batch); err != nil { // 3
 
 var mutants = []mutant{
 	// The order of the durable steps.
-	exactlyOnce("confirm before events", wrongTopics,
+	unit("confirm before events", "internal/bridge", "TestConfirmsOnlyWhatIsPublished", "before events has it",
 		edit{settleFile, "	if p.pub != nil {\n" + publishEvents, "	s.committed.set(p.end)\n	if p.pub != nil {\n" + publishEvents}),
 	exactlyOnce("latest before events", "it lost its end|is missing|"+stopped+"|"+wrongTopics,
 		edit{settleFile, publishEvents, ""}, edit{settleFile, publishLatest, publishLatest + publishEvents}),
@@ -84,7 +84,7 @@ var mutants = []mutant{
 		edit{recovery, "		if _, err := f.apply(s); err != nil {\n			return err\n		}\n", ""}),
 	exactlyOnce("latest not published for what the events moved", "latest of key|"+wrongTopics,
 		edit{recovery, "	if len(f.order) == 0 {\n", "	if len(f.order) >= 0 {\n"}),
-	exactlyOnce("marks not in the piece's commit", "not the record that is remembered|"+wrongTopics+"|"+stopped,
+	unit("marks not in the piece's commit", "internal/bridge", "TestMovedSlotIsRefused", "streams over the gap",
 		edit{streamFile, "			s.b.memory.setMark(p.batch, markName(m.Table.ID, m.Topic, m.Partition), m)\n", "			_ = m\n"}),
 	unit("marks not committed with the fold", "internal/bridge", "TestMovedSlotIsRefused", "streams over the gap",
 		edit{recovery, "		f.b.memory.setMark(f.batch, markName(f.table.ID, m.Topic, m.Partition), m)\n", "		_ = m\n"}),
