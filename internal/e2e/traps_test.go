@@ -5,8 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pglogrepl"
-
 	"backstory/internal/testenv"
 )
 
@@ -43,7 +41,7 @@ func TestTrapKafkaStallsLongerThanWALSenderTimeout(t *testing.T) {
 		if now := r.slotSession(); now != session || now == 0 {
 			t.Errorf("the slot's session is %d, want %d as before", now, session)
 		}
-		if confirmed := r.slotConfirmed(); confirmed >= stalled {
+		if confirmed := r.confirmed(); confirmed >= stalled {
 			t.Errorf("confirmed %s, although Kafka does not have what was committed before %s", confirmed, stalled)
 		}
 		if killed {
@@ -59,33 +57,10 @@ func TestTrapKafkaStallsLongerThanWALSenderTimeout(t *testing.T) {
 	r.compare()
 }
 
-func (r *rig) lsn(sql string, args ...any) pglogrepl.LSN {
-	r.tb.Helper()
-	var text string
-	if err := r.connect().QueryRow(r.tb.Context(), sql, args...).Scan(&text); err != nil {
-		r.tb.Fatal(err)
-	}
-	lsn, err := pglogrepl.ParseLSN(text)
-	if err != nil {
-		r.tb.Fatal(err)
-	}
-	return lsn
-}
-
-func (r *rig) walEnd() pglogrepl.LSN {
-	r.tb.Helper()
-	return r.lsn(`SELECT pg_current_wal_lsn()::text`)
-}
-
-func (r *rig) slotConfirmed() pglogrepl.LSN {
-	r.tb.Helper()
-	return r.lsn(`SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1`, r.slotName())
-}
-
 // slotSession is the server's process that streams from the slot; 0: none does.
 func (r *rig) slotSession() (pid int) {
 	r.tb.Helper()
-	if err := r.connect().QueryRow(r.tb.Context(), `SELECT coalesce(active_pid, 0) FROM pg_replication_slots WHERE slot_name = $1`, r.slotName()).Scan(&pid); err != nil {
+	if err := r.connect().QueryRow(r.tb.Context(), `SELECT coalesce(active_pid, 0) FROM pg_replication_slots WHERE slot_name = $1`, r.slot()).Scan(&pid); err != nil {
 		r.tb.Fatal(err)
 	}
 	return pid

@@ -34,6 +34,8 @@ func unit(name, pkg, test, says string, edits ...edit) mutant {
 	return mutant{name: name, edits: edits, pkg: pkg, test: test, says: says}
 }
 
+const settlePiece = "func (s *stream) settlePiece(ctx context.Context, p *piece) error {\n"
+
 const publishEvents = `		if err := p.pub.Events(ctx); err != nil { // 1
 			return fmt.Errorf("publish events: %w", err)
 		}
@@ -52,12 +54,12 @@ const commitState = `	if err := s.b.store.Commit(p.batch); err != nil { // 3
 var mutants = []mutant{
 	// The order of the durable steps.
 	unit("confirm before events", "internal/bridge", "TestConfirmsOnlyWhatIsPublished", "before events has it",
-		edit{settleFile, "	if p.pub != nil {\n" + publishEvents, "	s.committed.set(p.end)\n	if p.pub != nil {\n" + publishEvents}),
+		edit{settleFile, settlePiece, settlePiece + "	s.committed.set(p.end)\n"}),
 	exactlyOnce("latest before events", "it lost its end|is missing|"+stopped+"|"+wrongTopics,
 		edit{settleFile, publishEvents, ""}, edit{settleFile, publishLatest, publishLatest + publishEvents}),
 	exactlyOnce("state committed before events", `not the record that is remembered|`+wrongTopics,
 		edit{settleFile, commitState, ""},
-		edit{settleFile, "	if p.pub != nil {\n" + publishEvents, commitState + "	if p.pub != nil {\n" + publishEvents}),
+		edit{settleFile, settlePiece, settlePiece + commitState}),
 	exactlyOnce("state committed before latest", `not the record that is remembered|`+wrongTopics,
 		edit{settleFile, commitState, ""},
 		edit{settleFile, publishEvents, publishEvents + commitState},
@@ -76,8 +78,7 @@ var mutants = []mutant{
 	// Recovery.
 	exactlyOnce("topics folded before the fence", wrongTopics+"|"+stopped,
 		edit{recovery, "	if err := b.sink.Fence(ctx); err != nil {\n		return fmt.Errorf(\"fence former sessions: %w\", err)\n	}\n", ""},
-		edit{recovery, "	return b.checkSlot(ctx, start, remembered)\n}\n\n// recoverTable",
-			"	if err := b.sink.Fence(ctx); err != nil {\n		return err\n	}\n	return b.checkSlot(ctx, start, remembered)\n}\n\n// recoverTable"}),
+		edit{recovery, "	return b.checkSlot(ctx, ", "	if err := b.sink.Fence(ctx); err != nil {\n		return err\n	}\n	return b.checkSlot(ctx, "}),
 	exactlyOnce("no fold of events", wrongTopics+"|"+stopped,
 		edit{recovery, "		moved, err := f.apply(s)\n", "		moved, err := false, error(nil)\n"}),
 	exactlyOnce("no fold of latest", wrongTopics+"|"+stopped,
@@ -117,11 +118,11 @@ var mutants = []mutant{
 
 	// Backfill.
 	exactlyOnce("visibility rule always true", wrongTopics,
-		edit{applyFile, "	return xid == 0 || pos.LSN < j.horizon || j.chunk.Snapshot.Visible(xid)\n", "	return xid == 0 || pos.LSN < j.chunk.Watermark+1<<40\n"}),
+		edit{applyFile, "	return xid == 0 || pos.LSN < ", "	return true || pos.LSN < "}),
 	exactlyOnce("visibility rule by LSN", wrongTopics,
-		edit{applyFile, "	return xid == 0 || pos.LSN < j.horizon || j.chunk.Snapshot.Visible(xid)\n", "	return xid == 0 || pos.LSN < j.chunk.Watermark\n"}),
+		edit{applyFile, " pos.LSN < horizon || j.chunk.Snapshot.Visible(xid)\n", " pos.LSN < j.chunk.Watermark\n"}),
 	exactlyOnce("TRUNCATE no part of the visibility rule", wrongTopics,
-		edit{applyFile, " && j.saw(t.pos, t.xid)\n", " && (true || t.xid == 0)\n"}),
+		edit{applyFile, " && j.saw(horizon, t.pos, t.xid)\n", " && (true || t.xid == 0)\n"}),
 	exactlyOnce("deletes of unknown keys not noted", wrongTopics,
 		edit{"transform/row.go", "	if !s.entry.Exists() {\n		return s.note()\n	}\n	if s.change.OldFull {", "	if !s.entry.Exists() {\n		return nil\n	}\n	if s.change.OldFull {"}),
 	exactlyOnce("not waiting for the horizon", wrongTopics,
