@@ -52,8 +52,12 @@ type fakeDB struct {
 	confirmed capture.LSN
 	created   bool
 	sources   int
-	busy      bool    // writers write
-	faults    float64 // probability that a look at the slot, or at a table, kills the process
+	// opening and chunking, where they are there, are called before a reader is
+	// opened and a chunk is read. They are set while no process runs.
+	opening  func()
+	chunking func(context.Context) error
+	busy     bool    // writers write
+	faults   float64 // probability that a look at the slot, or at a table, kills the process
 }
 
 func newFakeDB(seed uint64) *fakeDB {
@@ -358,6 +362,9 @@ func (s *fakeSource) Close() error { return nil }
 type fakeReader struct{ db *fakeDB }
 
 func (db *fakeDB) OpenReader(context.Context, capture.TableInfo, string) (bridge.Reader, error) {
+	if db.opening != nil {
+		db.opening()
+	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if db.rng.Float64() < db.faults {
@@ -387,7 +394,12 @@ func (r *fakeReader) Wait(ctx context.Context, xmax uint64) error {
 	}
 }
 
-func (r *fakeReader) Chunk(_ context.Context, after []string, limit int) (*capture.Chunk, error) {
+func (r *fakeReader) Chunk(ctx context.Context, after []string, limit int) (*capture.Chunk, error) {
+	if r.db.chunking != nil {
+		if err := r.db.chunking(ctx); err != nil {
+			return nil, err
+		}
+	}
 	return r.read(func(ids []string) ([]string, bool) {
 		from := 0
 		if after != nil {

@@ -1,6 +1,7 @@
 package bridge_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,7 @@ type instance struct {
 }
 
 // begin starts a process that confirms at once, or only at its end.
-func (w *world) begin(t *testing.T, sync time.Duration) *instance {
+func (w *world) begin(t *testing.T, sync time.Duration, settings ...func(*bridge.Bridge)) *instance {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	store, err := state.Open(t.Context(), state.Config{Dir: w.dirs[w.turn]}, log, prometheus.NewRegistry())
@@ -42,6 +43,9 @@ func (w *world) begin(t *testing.T, sync time.Duration) *instance {
 	bc.SyncInterval = sync
 	i := &instance{w: w, store: store, done: make(chan error, 1),
 		b: bridge.New(bc, bridge.BackfillConfig{Initial: true, ChunkRows: 3, Parallel: 1}, w.db, &fakeSink{k: w.kafka}, store, mapping(t), log, prometheus.NewRegistry())}
+	for _, set := range settings {
+		set(i.b)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	i.stop = cancel
 	t.Cleanup(cancel)
@@ -248,4 +252,113 @@ func TestMovedKeyHalfway(t *testing.T) {
 	if r.Wrong > 0 {
 		t.Errorf("%s", r)
 	}
+}
+
+// end stops the process in an orderly way.
+func (i *instance) end(t *testing.T) {
+	t.Helper()
+	i.stop()
+	if err := i.ended(t); err != nil {
+		t.Fatal(err)
+	}
+	if err := i.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// lose commits a change that the slot never delivers, as one that was made anew.
+func (db *fakeDB) lose(f func(*tx)) {
+	db.commit(f)
+	db.appear(true)
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.confirmed = db.tip
+}
+
+// latest is the newest state of a key; nil if there is none.
+func (k *kafka) latest(key string) (value []byte) {
+	for _, r := range k.records(transform.Latest) {
+		if r.Key == key {
+			value = r.Value
+		}
+	}
+	return value
+}
+
+// Of a state that was lost nobody knows whether the slot is the one that it went
+// with: it is compared with the table, also for rows that are gone.
+func TestRebuiltStateIsCompared(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.db.standing(newRow("1", "", "1.00", "0"))
+	i := w.begin(t, time.Millisecond)
+	i.imported(t)
+	i.end(t)
+	if len(w.kafka.latest("1")) == 0 {
+		t.Fatal("the row was not imported")
+	}
+	w.db.lose(func(t *tx) { t.put(capture.OpDelete, t.db.rows["1"], nil) })
+	w.dirs[w.turn] = t.TempDir()
+	w.begin(t, time.Millisecond)
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if value := w.kafka.latest("1"); len(value) > 0 {
+			return fmt.Errorf("latest is %s, and the row is gone", value)
+		}
+		return nil
+	})
+}
+
+// A repair that is resumed does not know of changes that the stream has brought
+// before it, some of them filled from a state that is stale. It passes their rows
+// over while its snapshots do not see them, and has to look at them again.
+func TestRepairLooksAgainAtWhatItPassedOver(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.db.standing(newRow("1", "a large description, as it was once", "1.00", "0"))
+	i := w.begin(t, time.Millisecond)
+	i.imported(t)
+	i.end(t)
+
+	w.db.lose(func(t *tx) {
+		now := slices.Clone(t.db.rows["1"])
+		now[colDescription] = text("a large description that the stream has lost")
+		t.put(capture.OpUpdate, t.db.rows["1"], now)
+	})
+	reading := make(chan struct{}, 1)
+	w.db.chunking = func(ctx context.Context) error {
+		reading <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	i = w.begin(t, time.Millisecond, (*bridge.Bridge).Repair)
+	select {
+	case <-reading: // the run has begun, and no row is read
+	case err := <-i.done:
+		t.Fatal(err)
+	}
+	i.end(t)
+
+	w.db.commit(func(t *tx) {
+		now := slices.Clone(t.db.rows["1"])
+		now[colPrice] = text("2.00")
+		t.put(capture.OpUpdate, t.db.rows["1"], now)
+	})
+	priced := make(chan struct{})
+	w.db.opening, w.db.chunking = func() { <-priced }, nil
+	i = w.begin(t, time.Millisecond)
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if value := w.kafka.latest("1"); !bytes.Contains(value, []byte("2.00")) {
+			return fmt.Errorf("latest is %s", value)
+		}
+		return nil
+	})
+	close(priced)
+	i.imported(t) // it has passed over the row, which it can't see yet
+	w.db.appear(true)
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if value := w.kafka.latest("1"); !bytes.Contains(value, []byte("the stream has lost")) {
+			return fmt.Errorf("latest is %s", value)
+		}
+		return nil
+	})
 }

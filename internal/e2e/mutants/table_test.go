@@ -95,7 +95,7 @@ var mutants = []mutant{
 	// Positions.
 	history("no event index in the place", "fold|crashes changed",
 		edit{"transform/event.go", "	return int(p.Index) - int(q.Index)\n", "	return 0\n"}),
-	history("<= in place of <: the rest of a change passed over", "crashes changed",
+	history("<= in place of <: the rest of a change passed over", "crashes changed|fold is|the row|is not in the state",
 		edit{"transform/transform.go", "	return order <= 0, nil\n", "	return order < 0, nil\n"}),
 	history("events of a change at its own place made again", "fold of|crashes changed",
 		edit{"transform/transform.go", "		s.next = max(first, e.Place.Index+1)\n", "		_ = order\n"}),
@@ -127,7 +127,7 @@ var mutants = []mutant{
 		edit{"transform/row.go", "	if !s.entry.Exists() {\n		return s.note()\n	}\n	if s.change.OldFull {", "	if !s.entry.Exists() {\n		return nil\n	}\n	if s.change.OldFull {"}),
 	exactlyOnce("not waiting for the horizon", wrongTopics,
 		edit{"internal/bridge/backfill.go", "	if err := im.reader.Wait(ctx, xmax); err != nil {\n		return err\n	}\n", "	_ = xmax\n"}),
-	exactlyOnce("keys passed over not read again", wrongTopics,
+	unit("keys passed over not read again", "internal/bridge", "TestRepairLooksAgainAtWhatItPassedOver", "as it was once",
 		edit{applyFile, "			return p.batch.Again(j.table.ID, key)\n", "			return nil\n"}),
 	exactlyOnce("large columns not in doubt during a repair", wrongTopics,
 		edit{applyFile, "	if len(s.repairs) == 0 {\n", "	if len(s.repairs) >= 0 {\n"}),
@@ -135,7 +135,7 @@ var mutants = []mutant{
 		edit{"internal/bridge/run.go", "return r.Reconcile && r.Where == \"\"", "return false && r.Where == \"\""}),
 	exactlyOnce("a take-over not followed by a repair", wrongTopics,
 		edit{recovery, "	return b.compareAll(slot.Confirmed)\n}\n", "	return b.remember(slot.Confirmed)\n}\n"}),
-	exactlyOnce("a rebuilt state not followed by a repair", wrongTopics,
+	unit("a rebuilt state not followed by a repair", "internal/bridge", "TestRebuiltStateIsCompared", "the row is gone",
 		edit{recovery, "	if f.rebuilt {\n		if err", "	if f.rebuilt && f.folded < 0 {\n		if err"}),
 
 	// What the bridge remembers.
