@@ -420,3 +420,50 @@ func TestRepairDoubtsWhatIsFilled(t *testing.T) {
 		return nil
 	})
 }
+
+// An instance that takes over from another can't know what that one still had to
+// look at: it compares its tables, though it was level when it stopped.
+func TestTakeOverIsCompared(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.db.standing(newRow("1", "a large description, as it was once", "1.00", "0"))
+	i := w.begin(t, time.Millisecond)
+	i.imported(t)
+	i.end(t)
+	w.db.lose(func(t *tx) {
+		now := slices.Clone(t.db.rows["1"])
+		now[colDescription] = text("a large description that the stream has lost")
+		t.put(capture.OpUpdate, t.db.rows["1"], now)
+	})
+
+	w.turn = 1 // another instance, whose state is rebuilt, ends before it has compared
+	reading := make(chan struct{}, 1)
+	w.db.chunking = func(ctx context.Context) error {
+		reading <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	i = w.begin(t, time.Millisecond)
+	select {
+	case <-reading:
+	case err := <-i.done:
+		t.Fatal(err)
+	}
+	end := w.db.insert("2")
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if got := w.db.confirmedAt(); got < end {
+			return fmt.Errorf("confirmed %s, want %s", got, end)
+		}
+		return nil
+	})
+	i.end(t)
+
+	w.turn, w.db.chunking = 0, nil
+	w.begin(t, time.Millisecond)
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if value := w.kafka.latest("1"); !bytes.Contains(value, []byte("the stream has lost")) {
+			return fmt.Errorf("latest is %s", value)
+		}
+		return nil
+	})
+}

@@ -133,7 +133,7 @@ var mutants = []mutant{
 		edit{applyFile, "	if len(s.repairs) == 0 {\n", "	if len(s.repairs) >= 0 {\n"}),
 	unit("rows that are gone not looked up", "internal/bridge", "TestRebuiltStateIsCompared", "the row is gone",
 		edit{"internal/bridge/run.go", "return r.Reconcile && r.Where == \"\"", "return false && r.Where == \"\""}),
-	exactlyOnce("a take-over not followed by a repair", wrongTopics,
+	unit("a take-over not followed by a repair", "internal/bridge", "TestTakeOverIsCompared", "as it was once",
 		edit{recovery, "	return b.compareAll(slot.Confirmed)\n}\n", "	return b.remember(slot.Confirmed)\n}\n"}),
 	unit("a rebuilt state not followed by a repair", "internal/bridge", "TestRebuiltStateIsCompared", "the row is gone",
 		edit{recovery, "	if f.rebuilt {\n		if err", "	if f.rebuilt && f.folded < 0 {\n		if err"}),
