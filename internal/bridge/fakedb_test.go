@@ -52,8 +52,10 @@ type fakeDB struct {
 	confirmed capture.LSN
 	created   bool
 	sources   int
-	// opening and chunking, where they are there, are called before a reader is
-	// opened and a chunk is read. They are set while no process runs.
+	// opening, chunking and marking, where they are there, are called before a
+	// reader is opened, a chunk is read and its watermark is written. They are set
+	// while no process runs.
+	marking  func()
 	opening  func()
 	chunking func(context.Context) error
 	busy     bool    // writers write
@@ -437,6 +439,9 @@ func (r *fakeReader) read(choose func(ids []string) ([]string, bool)) (*capture.
 // mark writes the watermark. Another transaction may commit between the message
 // and the end of its transaction: at the very LSN of the watermark.
 func (r *fakeReader) mark(chunk *capture.Chunk) {
+	if r.db.marking != nil {
+		r.db.marking()
+	}
 	r.db.mu.Lock()
 	chunk.Watermark = r.db.tip
 	between := r.db.busy && r.db.rng.IntN(2) == 0

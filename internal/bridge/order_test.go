@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,7 +32,7 @@ type instance struct {
 }
 
 // begin starts a process that confirms at once, or only at its end.
-func (w *world) begin(t *testing.T, sync time.Duration, settings ...func(*bridge.Bridge)) *instance {
+func (w *world) begin(t *testing.T, flush time.Duration, settings ...func(*bridge.Bridge)) *instance {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	store, err := state.Open(t.Context(), state.Config{Dir: w.dirs[w.turn]}, log, prometheus.NewRegistry())
@@ -40,7 +41,7 @@ func (w *world) begin(t *testing.T, sync time.Duration, settings ...func(*bridge
 	}
 	t.Cleanup(func() { _ = store.Close() }) // some tests close it themselves
 	bc := bridge.DefaultConfig()
-	bc.SyncInterval = sync
+	bc.SyncInterval = flush
 	i := &instance{w: w, store: store, done: make(chan error, 1),
 		b: bridge.New(bc, bridge.BackfillConfig{Initial: true, ChunkRows: 3, Parallel: 1}, w.db, &fakeSink{k: w.kafka}, store, mapping(t), log, prometheus.NewRegistry())}
 	for _, set := range settings {
@@ -466,4 +467,25 @@ func TestTakeOverIsCompared(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A TRUNCATE between the snapshot of a chunk and its watermark: the state has no
+// note of the keys, which it does not know, and must not import the dead.
+func TestTruncateBehindASnapshot(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, key := range []string{"1", "2"} {
+		w.db.standing(newRow(key, "", "1.00", "0"))
+	}
+	var once sync.Once
+	w.db.marking = func() {
+		once.Do(func() { w.db.commit(func(t *tx) { t.truncate() }) })
+	}
+	i := w.begin(t, time.Millisecond)
+	i.imported(t)
+	for _, key := range []string{"1", "2"} {
+		if value := w.kafka.latest(key); len(value) > 0 {
+			t.Errorf("latest of key %s is %s, and the table is empty", key, value)
+		}
+	}
 }
