@@ -85,6 +85,9 @@ func (w *world) drain(tb rapid.TB) {
 		_ = b.PauseBackfill(ctx, nil, false) // there may be nothing to resume
 		select {
 		case err := <-done:
+			if ctx.Err() != nil { // that is why it has stopped
+				tb.Fatalf("not drained in time: %+v", b.Status())
+			}
 			tb.Fatalf("the bridge stopped: %v", err)
 		case <-time.After(5 * time.Millisecond):
 		}
