@@ -9,6 +9,7 @@ var often = []string{"-rapid.checks=1000", "-rapid.nofailfile", "-rapid.shrinkti
 const (
 	wrongTopics = `\d+ wrong\n`
 	stopped     = `the bridge stopped: .*|run: .*`
+	lost        = `not the record that is remembered|it lost its end|is missing|which the events topic does not have|`
 )
 
 const (
@@ -55,12 +56,12 @@ var mutants = []mutant{
 	// The order of the durable steps.
 	unit("confirm before events", "internal/bridge", "TestConfirmsOnlyWhatIsPublished", "before events has it",
 		edit{settleFile, settlePiece, settlePiece + "	s.committed.set(p.end)\n"}),
-	exactlyOnce("latest before events", "it lost its end|is missing|"+stopped+"|"+wrongTopics,
+	exactlyOnce("latest before events", lost+stopped+"|"+wrongTopics,
 		edit{settleFile, publishEvents, ""}, edit{settleFile, publishLatest, publishLatest + publishEvents}),
-	exactlyOnce("state committed before events", `not the record that is remembered|`+wrongTopics,
+	exactlyOnce("state committed before events", lost+stopped+"|"+wrongTopics,
 		edit{settleFile, commitState, ""},
 		edit{settleFile, settlePiece, settlePiece + commitState}),
-	exactlyOnce("state committed before latest", `not the record that is remembered|`+wrongTopics,
+	exactlyOnce("state committed before latest", lost+stopped+"|"+wrongTopics,
 		edit{settleFile, commitState, ""},
 		edit{settleFile, publishEvents, publishEvents + commitState},
 		edit{settleFile, "	s.committed.set(p.end) // 4", "	if p.pub == nil {\n	" + commitState + "	}\n	s.committed.set(p.end) // 4"}),
