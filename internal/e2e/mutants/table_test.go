@@ -9,7 +9,7 @@ var often = []string{"-rapid.checks=1000", "-rapid.nofailfile", "-rapid.shrinkti
 const (
 	wrongTopics = `\d+ wrong\n`
 	stopped     = `the bridge stopped: .*|run: .*`
-	lost        = `not the record that is remembered|it lost its end|is missing|which the events topic does not have|`
+	lost        = `not the record that is remembered|it lost its end|is missing|which the events topic does not have|not drained in time|`
 )
 
 const (
