@@ -342,6 +342,9 @@ func (s *fakeSource) fill() bool {
 			s.batch.Reached, s.batch.End = t.end, t.end
 		}
 	}
+	if s.next == len(s.db.wal) && s.batch.End < s.db.tip { // a keepalive: nothing is open
+		s.batch.Reached, s.batch.End, progress = s.db.tip, s.db.tip, true
+	}
 	if progress {
 		s.before, s.batch.Changes = s.batch.Changes, changes
 	}
