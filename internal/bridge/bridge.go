@@ -65,6 +65,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled) || restarts(err)):
 			b.status.phase("stopped", nil)
+			b.log.Info("stopped", "lsn", b.Status().Confirmed)
 			return nil
 		case err == nil:
 			return errors.New("the stream ended by itself")
