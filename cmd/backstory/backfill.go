@@ -153,7 +153,8 @@ func (o *backfillOptions) chosen(s bridge.Status) []bridge.TableStatus {
 
 func done(tables []bridge.TableStatus) bool {
 	for _, t := range tables {
-		if t.Backfill.Phase != "done" || t.Again > 0 && t.Backfill.DryRun == nil {
+		settled := t.Backfill.Phase == "done" && (t.Again == 0 || t.Backfill.DryRun != nil)
+		if !settled && t.Backfill.Phase != "failed" {
 			return false
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -111,17 +112,20 @@ func (p *progress) json(tables []bridge.TableStatus, done bool) {
 	fmt.Fprintln(p.out, p.said)
 }
 
-// finish prints the result.
+// finish prints the result, and returns why a table could not be read to its end.
 func (p *progress) finish(tables []bridge.TableStatus) error {
 	if p.asJSON {
 		p.json(tables, true)
-		return nil
+		return failures(tables)
 	}
 	if p.bar != nil {
 		_ = p.bar.Finish() // as in draw
 	}
 	for _, t := range tables {
 		s := t.Backfill
+		if s.Phase == "failed" {
+			continue
+		}
 		what := "published"
 		if s.DryRun != nil {
 			what = "would be published"
@@ -136,7 +140,18 @@ func (p *progress) finish(tables []bridge.TableStatus) error {
 			}
 		}
 	}
-	return nil
+	return failures(tables)
+}
+
+func failures(tables []bridge.TableStatus) error {
+	var errs []error
+	for _, t := range tables {
+		if t.Backfill.Phase == "failed" {
+			errs = append(errs, fmt.Errorf("%s after %d rows and %d events; the stream goes on, and what was published stands",
+				t.Backfill.Error, t.Backfill.Rows, t.Backfill.Events))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // differences shows what a dry run has found.

@@ -75,20 +75,28 @@ func (t *tally) fill(run *importRun) {
 }
 
 func (s *stream) importer(ctx context.Context, table *transform.Table, run importRun, dry *DryRun) (*importer, error) {
+	im, err := s.unopened(table, run, dry)
+	if err != nil {
+		return nil, err
+	}
+	if im.reader, err = s.b.db.OpenReader(ctx, im.info, run.Where); err != nil {
+		return nil, fmt.Errorf("backfill %s.%s: %w", table.Schema, table.Name, err)
+	}
+	im.gate.set(!run.Paused)
+	return im, nil
+}
+
+// unopened is an importer without a reader.
+func (s *stream) unopened(table *transform.Table, run importRun, dry *DryRun) (*importer, error) {
 	info, err := s.info(table)
 	if err != nil {
 		return nil, err
 	}
-	reader, err := s.b.db.OpenReader(ctx, info, run.Where)
-	if err != nil {
-		return nil, fmt.Errorf("backfill %s.%s: %w", table.Schema, table.Name, err)
-	}
-	im := &importer{looker: looker{s: s, table: table, reader: reader}, info: info, run: run, dry: dry, tally: s.tallies[table.ID]}
+	im := &importer{looker: looker{s: s, table: table}, info: info, run: run, dry: dry, tally: s.tallies[table.ID]}
 	if dry != nil {
 		im.tally = &dry.tally
 	}
 	im.tally.start(run)
-	im.gate.set(!run.Paused)
 	return im, nil
 }
 
@@ -130,6 +138,19 @@ func (im *importer) importTable(ctx context.Context) error {
 	im.tally.fill(&im.run)
 	im.s.b.log.Info("backfill done", "table", im.table.Schema+"."+im.table.Name, "dry_run", im.dry != nil,
 		"rows", im.run.Rows, "events", im.run.Events, "equal", im.run.Equal, "gone", im.run.Gone)
+	return nil
+}
+
+// fail ends a run that was asked for and that the server does not carry out, for
+// instance because its condition divides by zero. The stream goes on: a request
+// must not be able to end the bridge, at this start and at each that follows.
+func (im *importer) fail(ctx context.Context, cause error) error {
+	im.s.b.log.Error("backfill failed", "table", im.table.Schema+"."+im.table.Name, "err", cause)
+	im.run.Done, im.run.Failed = true, cause.Error()
+	if err := im.tell(ctx); err != nil {
+		return err
+	}
+	im.progress("failed")
 	return nil
 }
 
@@ -342,7 +363,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // progress shows how far the run is.
 func (im *importer) progress(phase string) {
-	s := BackfillStatus{Phase: phase, Rows: im.tally.rows.Load(), Events: im.tally.events.Load(), Equal: im.tally.equal.Load(),
+	s := BackfillStatus{Phase: phase, Error: im.run.Failed, Rows: im.tally.rows.Load(), Events: im.tally.events.Load(), Equal: im.tally.equal.Load(),
 		Gone: im.tally.gone.Load(), Reconcile: im.run.Reconcile, Where: im.run.Where, DryRun: im.dry}
 	if im.run.Where == "" {
 		s.EstimatedRows = max(int64(im.info.Rows), s.Rows)

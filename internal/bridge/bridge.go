@@ -176,6 +176,8 @@ func (b *Bridge) announce() error {
 		s := BackfillStatus{Phase: "waiting", Rows: run.Rows, Events: run.Events, Equal: run.Equal, Gone: run.Gone,
 			Reconcile: run.Reconcile, Where: run.Where}
 		switch {
+		case run.Failed != "":
+			s.Phase, s.Error = "failed", run.Failed
 		case run.Done:
 			s.Phase = "done"
 		case !b.backfill.wants(run):

@@ -50,7 +50,7 @@ func (m *metrics) backfill(t *transform.Table, s BackfillStatus) {
 	m.backfillTotal.WithLabelValues(name).Set(float64(s.EstimatedRows))
 	m.backfillEvents.WithLabelValues(name).Set(float64(s.Events))
 	running := 1.0
-	if s.Phase == "done" || s.Phase == "none" {
+	if s.Phase == "done" || s.Phase == "none" || s.Phase == "failed" {
 		running = 0
 	}
 	m.backfillRunning.WithLabelValues(name).Set(running)

@@ -25,6 +25,7 @@ type importRun struct {
 	Equal     int64       `json:"equal"`            // rows that made none
 	Gone      int64       `json:"gone"`             // aggregates whose row was not there
 	Began     int64       `json:"began,omitempty"`  // seconds since 1970
+	Failed    string      `json:"failed,omitempty"` // why a run that was asked for has ended before its end
 	// Pace of the run; 0: as configured.
 	ChunkRows     int `json:"chunk_rows,omitempty"`
 	RowsPerSecond int `json:"rows_per_second,omitempty"`

@@ -47,6 +47,12 @@ func (s *stream) schedule(ctx context.Context) (err error) {
 			continue
 		}
 		im, err := s.importer(ctx, t, run, nil)
+		if run.Asked && err != nil && ctx.Err() == nil && !restarts(err) {
+			if err := s.abandon(ctx, t, run, err); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -59,7 +65,11 @@ func (s *stream) schedule(ctx context.Context) (err error) {
 			sch.queue = sch.queue[1:]
 			sch.running++
 			g.Go(func() error { // ends with the run, or with ctx
-				if err := im.importTable(ctx); err != nil {
+				err := im.importTable(ctx)
+				if err != nil && im.run.Asked && ctx.Err() == nil && !restarts(err) && !refuses(err) {
+					err = im.fail(ctx, err)
+				}
+				if err != nil {
 					return errors.Join(fmt.Errorf("backfill %s.%s: %w", im.table.Schema, im.table.Name, err), im.reader.Close())
 				}
 				select {
@@ -79,6 +89,15 @@ func (s *stream) schedule(ctx context.Context) (err error) {
 			r.reply <- r.do(ctx, sch)
 		}
 	}
+}
+
+// abandon ends a run that was asked for and can't even be begun again.
+func (s *stream) abandon(ctx context.Context, t *transform.Table, run importRun, cause error) error {
+	im, err := s.unopened(t, run, nil)
+	if err != nil {
+		return err
+	}
+	return im.fail(ctx, cause)
 }
 
 func (sch *scheduler) enqueue(im *importer) {

@@ -52,8 +52,10 @@ func (t *TableStatus) Is(name string) bool {
 type BackfillStatus struct {
 	// Phase is waiting, running, checking (the aggregates whose rows were not
 	// met), paused, waiting for a standby or done; none if the table is not to be
-	// read (backfill.initial) or nothing is known yet.
+	// read (backfill.initial) or nothing is known yet; failed if it was asked for and
+	// the server would not have it.
 	Phase         string     `json:"phase"`
+	Error         string     `json:"error,omitempty"` // why it failed
 	Rows          int64      `json:"rows"`
 	EstimatedRows int64      `json:"estimated_rows,omitempty"` // by pg_class.reltuples, corrected as it goes; 0: unknown
 	RowsPerSecond float64    `json:"rows_per_second,omitempty"`

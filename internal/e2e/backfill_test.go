@@ -245,6 +245,13 @@ func TestBackfillBesideTheStream(t *testing.T) {
 	if b := r.backfills("products", "--where", "id BETWEEN 11 AND 20"); b.Tables[0].Rows != 10 {
 		t.Errorf("of a part: %+v, want 10 rows", b)
 	}
+	code, _, errs := r.command("backfill", "products", "--where", "1 / (id - 2500) > -1", "--chunk-rows", "1000")
+	if code != 1 || !strings.Contains(errs, "division by zero") || !strings.Contains(errs, "the stream goes on") {
+		t.Errorf("a condition that fails at a row: exit code %d, %s", code, errs)
+	}
+	p.kill() // the failure is durable: the next start must not run into it
+	p = r.start()
+	p.streaming()
 	r.pauses(p)
 	r.commit(1, 300, 3000, false, 0)
 	p.drained(time.Minute)
