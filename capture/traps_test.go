@@ -102,17 +102,21 @@ func TestTrapCommitAtThePredecessorsEnd(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			first := false
 			for _, c := range batch.Changes {
-				if string(c.New[0].Data) == fmt.Sprint(2*try) {
+				switch string(c.New[0].Data) {
+				case fmt.Sprint(2*try + 1):
+					first = true
+				case fmt.Sprint(2 * try):
 					next = c.Pos.LSN
 				}
 			}
-			if next == 0 {
+			switch {
+			case next == 0:
 				end = batch.End
+			case first: // both came in one batch: the end is where the second begins
+				end = next
 			}
-		}
-		if end == 0 || next < end { // both came in one batch: the end is where the second begins
-			end = next
 		}
 		equal = end == next
 		stream.Confirm(end)
