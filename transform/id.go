@@ -3,7 +3,6 @@ package transform
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"math"
 
@@ -105,27 +104,3 @@ func (id EventID) Append(dst []byte) []byte {
 
 // String returns the text of Append.
 func (id EventID) String() string { return string(id.Append(make([]byte, 0, uuidLen))) }
-
-var errEventID = errors.New("event id is not a UUID in lower case")
-
-// ParseEventID reads what Append wrote, and nothing else.
-func ParseEventID(text []byte) (EventID, error) {
-	var id EventID
-	if len(text) != uuidLen || text[8] != '-' || text[13] != '-' || text[18] != '-' || text[23] != '-' {
-		return id, errEventID
-	}
-	for _, c := range text {
-		if c >= 'A' && c <= 'F' {
-			return id, errEventID
-		}
-	}
-	at := 0
-	for _, group := range [5][2]int{{0, 8}, {9, 13}, {14, 18}, {19, 23}, {24, 36}} {
-		n, err := hex.Decode(id[at:], text[group[0]:group[1]])
-		if err != nil {
-			return EventID{}, errEventID
-		}
-		at += n
-	}
-	return id, nil
-}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"backstory/capture"
 	"backstory/transform"
@@ -88,7 +89,7 @@ func writeEvent(b *bytes.Buffer, e *transform.Event) {
 	if e.Context != nil {
 		fmt.Fprintf(b, " actor=%s", e.Context.Actor)
 	}
-	fmt.Fprintf(b, "\n  id    %s\n  time  %s\n  data  %s\n", e.ID, transform.AppendTime(nil, e.Time), e.Data)
+	fmt.Fprintf(b, "\n  id    %s\n  time  %s\n  data  %s\n", e.ID, time.UnixMicro(e.Time).UTC().Format("2006-01-02T15:04:05.000000Z"), e.Data)
 }
 
 func TestEvents(t *testing.T) {

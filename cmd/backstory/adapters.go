@@ -106,10 +106,6 @@ func (d *database) OpenReader(ctx context.Context, table capture.TableInfo, wher
 	return reader, nil
 }
 
-func (d *database) Slot(ctx context.Context) (capture.SlotStatus, error) {
-	return d.SlotStatus(ctx)
-}
-
 // topics is the sink as the bridge sees it. The name of its session is made of
 // the cluster that the database turns out to be, so it is opened by Prepare.
 type topics struct {

@@ -20,7 +20,7 @@ type Database interface {
 	// those of its rows for which the SQL condition where holds; empty is all. A
 	// condition that the server does not understand is an error of usage.
 	OpenReader(ctx context.Context, table capture.TableInfo, where string) (Reader, error)
-	// Slot says where the slot and the server's WAL are now.
+	// SlotStatus says where the slot and the server's WAL are now.
 	SlotStatus(ctx context.Context) (capture.SlotStatus, error)
 }
 
