@@ -104,8 +104,6 @@ var mutants = []mutant{
 		edit{"transform/fold.go", "	if s.Place.Compare(e.Place) <= 0 {", "	if s.Place.Compare(e.Place) < 0 {"}),
 	unit("no kind in the position", "transform", "TestSequence", "the places as",
 		edit{"capture/change.go", "	if c := cmp.Compare(p.Kind, q.Kind); c != 0 {\n		return c\n	}\n", ""}),
-	exactlyOnce("< in place of <=: a chunk waits beyond its watermark", "not drained",
-		edit{applyFile, "chunk.Watermark <= s.reached", "chunk.Watermark < s.reached"}),
 	exactlyOnce("a chunk applied before its watermark", wrongTopics,
 		edit{applyFile, "for len(s.due) > 0 && s.due[0].chunk.Watermark <= s.reached {", "for len(s.due) > 0 {"}),
 	unit("commit LSN in place of end LSN", "capture", "TestProgress", "commit .*-want",
