@@ -10,12 +10,14 @@ import (
 	"backstory/internal/testenv"
 )
 
-var seedFlag = flag.Uint64("seed", 0, "order and length of the faults; 0: another one at each run")
+var seedFlag = flag.Uint64("seed", 24686, "order and length of the faults; 0: another one at each run")
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
 // A minute of faults of all kinds loses nothing, doubles nothing and leaves
-// nothing wrong. BACKSTORY_CHAOS_FAULTS makes it longer.
+// nothing wrong. Their order is always the same, so that a change is judged by
+// what it does and not by its draw; the moments at which they hit are not.
+// BACKSTORY_CHAOS_FAULTS makes it longer; make chaos draws.
 func TestChaos(t *testing.T) {
 	o := defaultOptions()
 	o.log, o.dir, o.seed, o.faults = t.Output(), t.TempDir(), *seedFlag, 30
