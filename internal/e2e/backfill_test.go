@@ -89,7 +89,7 @@ func TestImportKilled(t *testing.T) {
 	p := r.start(slow...)
 	p.streaming()
 	begun := time.Now()
-	stop := r.writing(2, rows, 4*time.Millisecond, false)
+	stop := r.writing(2, rows, 2*time.Millisecond, false)
 	for range 5 {
 		before := p.imported()
 		testenv.Eventually(t, 5*time.Minute, func() error {
