@@ -23,19 +23,24 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"backstory/internal/child"
 	"backstory/internal/e2e/audit"
 	"backstory/internal/testenv"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
+// scratch has the program under test. It is held as long as the process lives,
+// since its lock goes with it, and swept by a later run.
+var scratch *child.Scratch
+
 // binary is the program under test, built once.
 var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "backstory-e2e")
-	if err != nil {
+	var err error
+	if scratch, err = child.NewScratch("e2e"); err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "backstory")
+	path := filepath.Join(scratch.Dir, "backstory")
 	args := []string{"build", "-o", path}
 	if raceEnabled {
 		args = append(args, "-race")
