@@ -81,7 +81,7 @@ func (p *Producer) strangers(ctx context.Context, s session) ([]stranger, error)
 		for _, f := range res.(*producersResponse).found {
 			t := p.byName(f.topic)
 			if f.code != 0 {
-				return nil, p.judge(fmt.Sprintf("describe the producers of topic %s partition %d", f.topic, f.partition), f.code)
+				return nil, p.judge(fmt.Sprintf("topic %s partition %d", f.topic, f.partition), f.code)
 			}
 			if t == nil || f.partition < 0 || int(f.partition) >= len(t.parts) || f.id == s.id {
 				continue
@@ -117,7 +117,7 @@ func (p *Producer) barrier(ctx context.Context, f stranger) (stranger, error) {
 		// It has moved on since it was asked for: ask again.
 		return f, fmt.Errorf("%s: producer %d goes on: %w", f.part, f.id, kafka.Error(r.ErrorCode))
 	}
-	return next, p.judge("write a barrier to "+f.part.String(), r.ErrorCode)
+	return next, p.judge(f.part.String(), r.ErrorCode)
 }
 
 // barrierBatch is a batch with one record, which has no value and one header.

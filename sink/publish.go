@@ -216,7 +216,7 @@ func (p *Producer) acknowledge(pub *Publication, ph *phase, q *queue, r *produce
 	case refused:
 		return refuseBatch(pub, b, r)
 	}
-	return p.judge("produce to "+q.part.String(), r.ErrorCode)
+	return p.judge(q.part.String(), r.ErrorCode)
 }
 
 // strayed refuses an acknowledgement that is not at the predicted offset.

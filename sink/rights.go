@@ -38,13 +38,12 @@ func (p *Producer) mayRead(ctx context.Context) error {
 // is: brokers look at the rights first and turn the stranger away then.
 func (p *Producer) mayJoin(ctx context.Context) error {
 	req := p.joinRequest(session{id: math.MaxInt64})
-	step := "ask for the rights of transactional id " + p.transactionalID
-	return p.insist(ctx, step, func(ctx context.Context) error {
+	return p.insist(ctx, "ask for the rights of transactional id "+p.transactionalID, func(ctx context.Context) error {
 		res, err := p.client.roundTrip(ctx, nil, req)
 		if err != nil {
 			return err
 		}
-		err = p.judgeJoin(step, res.(*addpartitionstotxn.Response))
+		err = p.judgeJoin(res.(*addpartitionstotxn.Response))
 		var stranger *SessionError
 		if errors.As(err, &stranger) {
 			return nil

@@ -122,9 +122,8 @@ func (p *Producer) fence(ctx context.Context, own session) error {
 // initProducer asks for the next epoch. It returns when no transaction of the
 // transactional id is open, so when all markers are written and replicated.
 func (p *Producer) initProducer(ctx context.Context, own session) (session, error) {
-	step := "init producer " + p.transactionalID
 	var s session
-	err := p.insist(ctx, step, func(ctx context.Context) error {
+	err := p.insist(ctx, "init producer", func(ctx context.Context) error {
 		res, err := p.client.roundTrip(ctx, nil, &initproducerid.Request{
 			TransactionalID:      p.transactionalID,
 			TransactionTimeoutMs: fenceTimeout,
@@ -136,7 +135,7 @@ func (p *Producer) initProducer(ctx context.Context, own session) (session, erro
 		}
 		answer := res.(*initproducerid.Response)
 		s = session{id: answer.ProducerID, epoch: answer.ProducerEpoch}
-		return p.judge(step, answer.ErrorCode)
+		return p.judge("transactional id "+p.transactionalID, answer.ErrorCode)
 	})
 	return s, err
 }
@@ -144,13 +143,12 @@ func (p *Producer) initProducer(ctx context.Context, own session) (session, erro
 // joinAll adds every partition to the transaction.
 func (p *Producer) joinAll(ctx context.Context, s session) error {
 	req := p.joinRequest(s)
-	const step = "add the partitions to the fence"
-	return p.insist(ctx, step, func(ctx context.Context) error {
+	return p.insist(ctx, "add the partitions to the fence", func(ctx context.Context) error {
 		res, err := p.client.roundTrip(ctx, nil, req)
 		if err != nil {
 			return err
 		}
-		return p.judgeJoin(step, res.(*addpartitionstotxn.Response))
+		return p.judgeJoin(res.(*addpartitionstotxn.Response))
 	})
 }
 
@@ -169,7 +167,7 @@ func (p *Producer) joinRequest(s session) *addpartitionstotxn.Request {
 
 // judgeJoin returns the worst answer, so that a refusal is not hidden behind a
 // partition that was not attempted for its sake.
-func (p *Producer) judgeJoin(step string, res *addpartitionstotxn.Response) error {
+func (p *Producer) judgeJoin(res *addpartitionstotxn.Response) error {
 	var worst error
 	rank, named := done, 0
 	for _, t := range res.Results {
@@ -177,44 +175,43 @@ func (p *Producer) judgeJoin(step string, res *addpartitionstotxn.Response) erro
 			named++
 			if o := outcomeOf(r.ErrorCode); o > rank {
 				rank = o
-				worst = p.judge(fmt.Sprintf("%s: topic %s partition %d", step, t.Name, r.PartitionIndex), r.ErrorCode)
+				worst = p.judge(fmt.Sprintf("topic %s partition %d", t.Name, r.PartitionIndex), r.ErrorCode)
 			}
 		}
 	}
 	if want := p.partitions(); worst == nil && named < want {
-		return fmt.Errorf("%s: the answer has %d partitions of %d", step, named, want)
+		return fmt.Errorf("the answer has %d partitions of %d", named, want)
 	}
 	return worst
 }
 
 // abort ends the empty transaction; its markers may not be written yet.
 func (p *Producer) abort(ctx context.Context, s session) error {
-	const step = "end the fence"
-	return p.insist(ctx, step, func(ctx context.Context) error {
+	return p.insist(ctx, "end the fence", func(ctx context.Context) error {
 		res, err := p.client.roundTrip(ctx, nil, &endtxn.Request{
 			TransactionalID: p.transactionalID, ProducerID: s.id, ProducerEpoch: s.epoch,
 		})
 		if err != nil {
 			return err
 		}
-		return p.judge(step, res.(*endtxn.Response).ErrorCode)
+		return p.judge("transactional id "+p.transactionalID, res.(*endtxn.Response).ErrorCode)
 	})
 }
 
-// judge turns an answer's code into an error: one that lasts, or kafka.Error
-// where asking again is right.
-func (p *Producer) judge(step string, code int16) error {
+// judge turns an answer's code for a thing into an error: one that lasts, or
+// kafka.Error where asking again is right. The step is added by whoever asked.
+func (p *Producer) judge(thing string, code int16) error {
 	switch outcomeOf(code) {
 	case done:
 		return nil
 	case retriable, unknown:
 		return kafka.Error(code)
 	case ended:
-		return lasting{&SessionError{Step: step, Reason: reasonOf(code), Err: kafka.Error(code)}}
+		return lasting{&SessionError{Step: thing, Reason: reasonOf(code), Err: kafka.Error(code)}}
 	case refused:
-		return &Refusal{Thing: step, Problem: "the broker refuses", Err: kafka.Error(code), Cure: cureOf(code)}
+		return &Refusal{Thing: thing, Problem: "the broker refuses", Err: kafka.Error(code), Cure: cureOf(code)}
 	}
-	return lasting{fmt.Errorf("%s: %w", step, kafka.Error(code))}
+	return lasting{fmt.Errorf("%s: %w", thing, kafka.Error(code))}
 }
 
 // insist repeats a request whose repetition does no harm until it is answered.
