@@ -97,7 +97,7 @@ func (o *demoOptions) validate() error {
 func runDemo(ctx context.Context, o *demoOptions, out io.Writer) (err error) {
 	ctx, stop := endOfReader(ctx)
 	defer stop()
-	d := &demonstration{demoOptions: o, out: out, screen: newScreen(os.Stdout), ledger: demo.NewLedger()}
+	d := &demonstration{demoOptions: o, out: reading{out}, screen: newScreen(os.Stdout), ledger: demo.NewLedger()}
 	if d.screen.Style.Width == 0 {
 		d.screen.Style.Width = logWidth // the state of a product is long, and not the point
 	}
@@ -114,8 +114,8 @@ func runDemo(ctx context.Context, o *demoOptions, out io.Writer) (err error) {
 		return errors.Join(err, d.close(alive))
 	}
 	err = d.play(ctx, alive)
-	if ctx.Err() != nil && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EIO)) {
-		err = nil // nobody reads the summary
+	if errors.Is(err, errNoReader) {
+		err = nil // the write may fail before the signal is here
 	}
 	return errors.Join(err, d.close(alive))
 }
@@ -128,6 +128,20 @@ func endOfReader(ctx context.Context) (context.Context, context.CancelFunc) {
 		signals = append(signals, syscall.SIGHUP)
 	}
 	return signal.NotifyContext(ctx, signals...)
+}
+
+// errNoReader is a write to a pipe or a terminal that is closed.
+var errNoReader = errors.New("nobody reads the output")
+
+// reading marks the errors of writes that nobody reads.
+type reading struct{ io.Writer }
+
+func (r reading) Write(p []byte) (int, error) {
+	n, err := r.Writer.Write(p)
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EIO) {
+		err = fmt.Errorf("%w: %w", errNoReader, err)
+	}
+	return n, err
 }
 
 // demonstration has the parts while they run.
