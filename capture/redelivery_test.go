@@ -177,7 +177,7 @@ func TestUndecodableMessageStops(t *testing.T) {
 	s.exec(t, "INSERT INTO products VALUES (1, 'fine')")
 	_, fine := collect(t, stream, 1)
 	stream.Confirm(fine.End)
-	testenv.Eventually(t, 5*time.Second, func() error {
+	testenv.Eventually(t, 60*time.Second, func() error {
 		if got := s.status(t, direct).Confirmed; got != fine.End {
 			return fmt.Errorf("confirmed: got %s, want %s", got, fine.End)
 		}

@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds every wait of these tests.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // shop is a database with a slot on public.products.
 type shop struct {
@@ -278,7 +278,7 @@ func TestStreamProgressOnAnIdleTable(t *testing.T) {
 			reached = batch.Reached
 			stream.Confirm(batch.End)
 		}
-		testenv.Eventually(t, 5*time.Second, func() error {
+		testenv.Eventually(t, 60*time.Second, func() error {
 			if got := s.status(t, db).Confirmed; got < target {
 				return fmt.Errorf("confirmed: got %s, want %s or more", got, target)
 			}
@@ -298,7 +298,7 @@ func TestStreamReachesWatermarksPromptly(t *testing.T) {
 		t.Skip("messages are delivered from Postgres 14 on")
 	}
 	begun := time.Now()
-	for i := range 20 {
+	for i := range 60 {
 		s.exec(t, fmt.Sprintf("SELECT pg_logical_emit_message(%t, 'backstory.watermark', '')", i%2 == 0))
 		target := s.status(t, s.database(t, quiet)).Current
 		for reached := capture.LSN(0); reached < target; {
@@ -309,8 +309,8 @@ func TestStreamReachesWatermarksPromptly(t *testing.T) {
 			reached = batch.Reached
 		}
 	}
-	if took := time.Since(begun); took > 5*time.Second {
-		t.Errorf("20 watermarks took %s", took)
+	if took := time.Since(begun); took > 30*time.Second {
+		t.Errorf("60 watermarks took %s", took)
 	}
 }
 

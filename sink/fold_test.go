@@ -103,7 +103,7 @@ func (c *cluster) write(topic string, partition int32, stored ...transform.Store
 
 func (c *cluster) send(records ...*kgo.Record) {
 	c.tb.Helper()
-	ctx, cancel := context.WithTimeout(c.tb.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(c.tb.Context(), 90*time.Second)
 	defer cancel()
 	if err := c.writer.ProduceSync(ctx, records...).FirstErr(); err != nil {
 		c.tb.Fatal(err)
@@ -114,7 +114,7 @@ func (c *cluster) send(records ...*kgo.Record) {
 // session of the same id begins when the marker is there.
 func (c *cluster) marker(topic string, partition int32) {
 	c.tb.Helper()
-	ctx, cancel := context.WithTimeout(c.tb.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(c.tb.Context(), 90*time.Second)
 	defer cancel()
 	id := "test-" + c.tb.Name()
 	session := kmsg.NewPtrInitProducerIDRequest()
@@ -152,7 +152,7 @@ func (c *cluster) marker(topic string, partition int32) {
 // eventually repeats fn until it succeeds, for half a minute at most.
 func eventually(tb testing.TB, fn func() error) {
 	tb.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(90 * time.Second)
 	for {
 		err := fn()
 		if err == nil {

@@ -167,7 +167,7 @@ func (mk *maker) many(n int) []transform.Event {
 // out, and returns the records in order of partition and offset.
 func consume(t *testing.T, brokers []string, topic string) []*kgo.Record {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.KeepControlRecords())
@@ -239,7 +239,7 @@ func consumeEvents(t *testing.T, brokers []string, topic string) []*kgo.Record {
 // admin runs fn with another client.
 func admin(t *testing.T, brokers []string, fn func(context.Context, *kgo.Client)) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
 	if err != nil {

@@ -244,7 +244,7 @@ func TestRunFromStartToEnd(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }() // ends with the process
-	testenv.Eventually(t, 30*time.Second, func() error {
+	testenv.Eventually(t, 60*time.Second, func() error {
 		code, said := outcome(t, s.dir, "status", "-c", "backstory.yaml")
 		if code != 0 || !strings.Contains(said, "streaming since") || !strings.Contains(said, "done, 1 rows") {
 			return fmt.Errorf("status: exit code %d: %s", code, said)

@@ -55,7 +55,7 @@ func produce(ctx context.Context, c *kafka.Client, topic, value string) (int64, 
 
 func produceEventually(t *testing.T, c *kafka.Client, topic, value string) {
 	t.Helper()
-	testenv.Eventually(t, 30*time.Second, func() error {
+	testenv.Eventually(t, 60*time.Second, func() error {
 		_, err := produce(t.Context(), c, topic, value)
 		return err
 	})
@@ -96,7 +96,7 @@ func TestKafkaKill9AndRestart(t *testing.T) {
 		t.Error("a killed broker acknowledged a record")
 	}
 	k.Restart(t, 0)
-	testenv.Eventually(t, 30*time.Second, func() error {
+	testenv.Eventually(t, 60*time.Second, func() error {
 		resp, err := c.ListOffsets(t.Context(), &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{topic: {kafka.LastOffsetOf(0)}}})
 		if err != nil {
 			return err
@@ -116,7 +116,7 @@ func TestKafkaStopAndCont(t *testing.T) {
 	createTopic(t, c, topic, 1)
 	produceEventually(t, c, topic, "before")
 	k.Stop(t, 0)
-	testenv.Eventually(t, 20*time.Second, func() error { // on a busy machine its threads take a moment to stop
+	testenv.Eventually(t, 60*time.Second, func() error { // on a busy machine its threads take a moment to stop
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		defer cancel()
 		_, err := produce(ctx, c, topic, "nobody")
