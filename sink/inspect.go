@@ -8,7 +8,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol/describeconfigs"
 
 	"backstory/capture"
 	"backstory/transform"
@@ -94,18 +93,5 @@ func (p *Producer) inspectTopics(ctx context.Context, layouts []layout) error {
 		}
 		wrong = append(wrong, p.checkPartitions(t))
 	}
-	const step = "describe the topics"
-	err := p.insist(ctx, step, func(ctx context.Context) error {
-		res, err := p.client.roundTrip(ctx, nil, p.describeRequest())
-		if err != nil {
-			return err
-		}
-		found, err := p.judgeConfigs(step, res.(*describeconfigs.Response), layouts)
-		wrong = append(wrong, found...)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return errors.Join(wrong...)
+	return p.checkConfigs(ctx, layouts, wrong)
 }

@@ -103,13 +103,18 @@ func (p *Producer) prepareTopics(ctx context.Context) error {
 	for _, t := range p.topics {
 		wrong = append(wrong, p.checkPartitions(t))
 	}
-	const step = "describe the topics"
-	err = p.insist(ctx, step, func(ctx context.Context) error {
+	return p.checkConfigs(ctx, layouts, wrong)
+}
+
+// checkConfigs asks for the topics' settings, and adds what they have of wrong to
+// what is already known.
+func (p *Producer) checkConfigs(ctx context.Context, layouts []layout, wrong []error) error {
+	err := p.insist(ctx, "describe the topics", func(ctx context.Context) error {
 		res, err := p.client.roundTrip(ctx, nil, p.describeRequest())
 		if err != nil {
 			return err
 		}
-		found, err := p.judgeConfigs(step, res.(*describeconfigs.Response), layouts)
+		found, err := p.judgeConfigs(res.(*describeconfigs.Response), layouts)
 		wrong = append(wrong, found...)
 		return err
 	})
@@ -282,7 +287,7 @@ func (p *Producer) describeRequest() *describeconfigs.Request {
 
 // judgeConfigs checks the settings of every topic. The error is that of an answer
 // which is none.
-func (p *Producer) judgeConfigs(step string, res *describeconfigs.Response, layouts []layout) (wrong []error, err error) {
+func (p *Producer) judgeConfigs(res *describeconfigs.Response, layouts []layout) (wrong []error, err error) {
 	seen := 0
 	for _, r := range res.Resources {
 		t := p.byName(r.ResourceName)
@@ -298,12 +303,12 @@ func (p *Producer) judgeConfigs(step string, res *describeconfigs.Response, layo
 			have[c.ConfigName] = c.ConfigValue
 		}
 		if t.limit, err = strconv.Atoi(have["max.message.bytes"]); err != nil {
-			return nil, lasting{fmt.Errorf("%s: topic %s: max.message.bytes: %w", step, t.name, err)}
+			return nil, lasting{fmt.Errorf("topic %s: max.message.bytes: %w", t.name, err)}
 		}
 		wrong = append(wrong, p.checkSettings(t, have, layouts[t.index].replicas)...)
 	}
 	if seen < len(p.topics) {
-		return nil, fmt.Errorf("%s: the answer has %d topics of %d", step, seen, len(p.topics))
+		return nil, fmt.Errorf("the answer has %d topics of %d", seen, len(p.topics))
 	}
 	return wrong, nil
 }
