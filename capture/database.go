@@ -24,6 +24,7 @@ type Database struct {
 	metrics     *slotMetrics
 	every       time.Duration // of watch
 	slotTimeout time.Duration
+	siblings    siblings
 
 	mu       sync.Mutex
 	baseline *baseline // what Prepare found; nil before

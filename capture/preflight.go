@@ -141,6 +141,9 @@ type survey struct {
 	publication *publicationFacts
 	slot        SlotStatus
 	report      Report
+
+	siblingsToMake int      // slots of the process's other bridges that are not there yet
+	leftSlots      []string // slots that its mapping does not use any more
 }
 
 // serverFacts is what the checks need to know of server, database and role.
@@ -177,6 +180,9 @@ func (d *Database) survey(ctx context.Context, conn *pgconn.PgConn) (*survey, er
 	if s.slot, err = d.readSlot(ctx, conn); err != nil { // first: baseline.at must not be above the tables
 		return nil, err
 	}
+	if err := d.readSiblings(ctx, conn, s); err != nil {
+		return nil, err
+	}
 	if err := s.readTables(ctx, conn, d.tables); err != nil {
 		return nil, err
 	}
@@ -188,6 +194,7 @@ func (d *Database) survey(ctx context.Context, conn *pgconn.PgConn) (*survey, er
 		return nil, err
 	}
 	d.checkSlot(s)
+	d.checkLeftSlots(s)
 	d.checkPublication(s)
 	for _, t := range s.tables {
 		if t.oid == 0 {
@@ -377,9 +384,10 @@ func (d *Database) checkSlot(s *survey) {
 	r, f := &s.report, &s.server
 	check := "slot " + d.cfg.Slot
 	switch {
-	case f.slotsUsed >= f.slots:
+	case f.slotsUsed+s.siblingsToMake >= f.slots:
 		r.fail("max_replication_slots", fmt.Sprintf("drop a slot that nobody reads (SELECT slot_name FROM pg_replication_slots WHERE NOT active), "+
-			"or ALTER SYSTEM SET max_replication_slots = %d; then restart the server", f.slotsUsed+4), "%d of %d are in use", f.slotsUsed, f.slots)
+			"or ALTER SYSTEM SET max_replication_slots = %d; then restart the server", f.slotsUsed+s.siblingsToMake+4),
+			"%d of %d are in use, and %d are to be made", f.slotsUsed, f.slots, s.siblingsToMake+1)
 	case !d.cfg.Create:
 		r.fail(check, fmt.Sprintf("SELECT pg_create_logical_replication_slot(%s, '%s'); or set source.create: true",
 			quoteLiteral(d.cfg.Slot), outputPlugin), "there is none, and source.create is false")

@@ -123,7 +123,7 @@ func (d *Database) standBy(ctx context.Context, conn *pgconn.PgConn, waited bool
 			return nil
 		}
 		if !waited {
-			d.log.Info("standing by: another session streams from the slot", "slot", d.cfg.Slot)
+			d.log.Info("standing by: another session streams from the slot")
 		}
 		if err := pause(ctx, standbyPoll); err != nil {
 			return fmt.Errorf("wait for slot %s: %w", d.cfg.Slot, err)

@@ -47,7 +47,7 @@ func (d *Database) createSlot(ctx context.Context, side *pgconn.PgConn) error {
 	case err != nil:
 		return slotError(d.cfg.Slot, d.slotTimeout, blockers, err)
 	}
-	d.log.Info("slot created", "slot", d.cfg.Slot)
+	d.log.Info("slot created")
 	return nil
 }
 
@@ -74,7 +74,7 @@ func (d *Database) awaitSlot(ctx context.Context, conn, side *pgconn.PgConn, don
 			now, err := slotBlockers(ctx, side, conn.PID())
 			if err == nil && now != "" {
 				if blockers == "" {
-					d.log.Warn("slot creation waits for running transactions", "slot", d.cfg.Slot, "blockers", now)
+					d.log.Warn("slot creation waits for running transactions", "blockers", now)
 				}
 				blockers = now
 			}
@@ -149,7 +149,7 @@ func (d *Database) DropLost(ctx context.Context) error {
 	if _, err := query(ctx, conn, "drop slot "+slot.Name, "SELECT pg_drop_replication_slot($1)", slot.Name); err != nil {
 		return err
 	}
-	d.log.Info("lost slot dropped", "slot", slot.Name, "lsn", slot.Confirmed)
+	d.log.Info("lost slot dropped", "lsn", slot.Confirmed)
 	return nil
 }
 

@@ -79,7 +79,7 @@ func (d *Database) Open(ctx context.Context, start LSN) (*Stream, error) {
 		return nil, err
 	}
 	s := newStream(d.cfg, session, newRelations(d.tables, d.preparedCatalog(), d.lookUpTypes), start, metrics)
-	d.log.Info("slot taken", "slot", d.cfg.Slot, "lsn", start)
+	d.log.Info("slot taken", "lsn", start)
 	s.run(context.WithoutCancel(ctx), d)
 	return s, nil
 }

@@ -60,7 +60,7 @@ func (d *Database) watch(ctx context.Context) error {
 		}
 		if !told && ctx.Err() == nil {
 			told = true
-			d.log.Warn("publication and slot cannot be checked; trying again", "slot", d.cfg.Slot, "err", err)
+			d.log.Warn("publication and slot cannot be checked; trying again", "err", err)
 		}
 	}
 }

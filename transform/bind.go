@@ -1,6 +1,7 @@
 package transform
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -15,7 +16,7 @@ import (
 func (m *Mapping) Bind(tables []capture.TableInfo) error {
 	d := &decoder{file: m.file, places: m.places}
 	for i, t := range m.Tables {
-		path := fmt.Sprintf("tables[%d]", i)
+		path := cmp.Or(m.paths[t], fmt.Sprintf("tables[%d]", i))
 		at := slices.IndexFunc(tables, func(info capture.TableInfo) bool {
 			return info.Schema == t.Schema && info.Name == t.Name
 		})

@@ -18,8 +18,10 @@ type Mapping struct {
 	TypePrefix string
 	Tables     []*Table
 
+	whole  *Mapping         // of which this is one slot's part; nil: it is the whole
 	file   string           // as ParseMapping was told, and where things stand in it
 	places map[string]place // by path, for the messages of Bind
+	paths  map[*Table]string
 }
 
 // Table is one mapped table. The address identifies it in the running bridge,
@@ -31,6 +33,7 @@ type Table struct {
 	Schema     string
 	Name       string
 	Aggregate  string   // AggregateType
+	Slot       int      // number of the replication slot that streams the table, from 1
 	Key        []string // columns; empty until Bind: the primary key
 	Topics     Topics
 	Fields     map[string]string // column → field
@@ -42,6 +45,9 @@ type Table struct {
 	// JSON number into a double.
 	Int64Text bool
 }
+
+// MaxSlots bounds the numbers of slots.
+const MaxSlots = 64
 
 // Topics are the two topics of a table and how they are made.
 type Topics struct {
@@ -100,6 +106,34 @@ func (t *Table) group(field string) int {
 		}
 	}
 	return len(t.Rules)
+}
+
+// Slots returns the numbers of the slots that the tables are divided over, in
+// order.
+func (m *Mapping) Slots() []int {
+	var slots []int
+	for _, t := range m.Tables {
+		slots = append(slots, t.Slot)
+	}
+	slices.Sort(slots)
+	return slices.Compact(slots)
+}
+
+// OfSlot returns the part of the mapping that one slot streams. It shares the
+// tables with the whole, in which each stands in one part only.
+func (m *Mapping) OfSlot(slot int) *Mapping {
+	part := *m
+	part.whole = m
+	part.Tables = slices.DeleteFunc(slices.Clone(m.Tables), func(t *Table) bool { return t.Slot != slot })
+	return &part
+}
+
+// Elsewhere returns the tables that other slots stream; none of a whole mapping.
+func (m *Mapping) Elsewhere() []*Table {
+	if m.whole == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(m.whole.Tables), func(t *Table) bool { return slices.Contains(m.Tables, t) })
 }
 
 // Refs returns what capture has to look for, in the order of the tables.

@@ -35,7 +35,7 @@ func LoadMapping(path string) (*Mapping, error) {
 // messages. It returns a *MappingError with every mistake there is.
 func ParseMapping(name string, data []byte) (*Mapping, error) {
 	d := &decoder{file: name, places: make(map[string]place)}
-	m := &Mapping{file: name, places: d.places}
+	m := &Mapping{file: name, places: d.places, paths: make(map[*Table]string)}
 	if root := d.document(data); root != nil {
 		d.mapping(root, m)
 		d.check(m)
@@ -257,7 +257,8 @@ func (d *decoder) mapping(n *yaml.Node, m *Mapping) {
 		"int64":       {read: d.int64(&int64Text)},
 		"tables": {missing: "at least one table is needed", read: func(n *yaml.Node, path string) {
 			d.list(n, path, func(n *yaml.Node, path string) {
-				m.Tables = append(m.Tables, d.table(n, path))
+				t := d.table(n, path)
+				m.Tables, m.paths[t] = append(m.Tables, t), path
 			})
 			if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
 				d.fail(path, "at least one table is needed")
@@ -286,12 +287,13 @@ func (d *decoder) int64(to *bool) decode {
 
 // table reads one element of tables.
 func (d *decoder) table(n *yaml.Node, path string) *Table {
-	t := &Table{Topics: Topics{Partitions: defaultPartitions, Replication: defaultReplication}}
+	t := &Table{Slot: 1, Topics: Topics{Partitions: defaultPartitions, Replication: defaultReplication}}
 	var name string
 	d.object(n, path, map[string]key{
 		"table":     {read: d.name(&name), missing: "name the table as SQL does, such as public.products"},
 		"aggregate": {read: d.name(&t.Aggregate), missing: "name what a row is, such as Product"},
 		"key":       {read: d.names(&t.Key)},
+		"slot":      {read: d.integer(MaxSlots, func(v int64) { t.Slot = int(v) })},
 		"topics":    {read: func(n *yaml.Node, path string) { d.topics(n, path, &t.Topics) }},
 		"fields":    {read: func(n *yaml.Node, path string) { d.fields(n, path, t) }},
 		"omit":      {read: d.names(&t.Omit)},

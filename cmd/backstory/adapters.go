@@ -22,6 +22,8 @@ type database struct {
 	topics  *topics
 	store   *state.Store
 	repair  bool // a slot that is lost may be made anew
+	assent  *assent
+	given   bool // this bridge's assent
 }
 
 // Prepare looks at everything before it makes anything: a mapping that names
@@ -49,6 +51,13 @@ func (d *database) Prepare(ctx context.Context, create bool) (*capture.Prepared,
 		}
 	}
 	if err := d.topics.open(ctx, report.Identity); err != nil {
+		return nil, err
+	}
+	if !d.given {
+		d.assent.give()
+		d.given = true
+	}
+	if err := d.assent.wait(ctx); err != nil {
 		return nil, err
 	}
 	return d.Database.Prepare(ctx)

@@ -122,7 +122,7 @@ func (o *backfillOptions) follow(ctx context.Context, c *client, show *progress)
 		if err != nil {
 			return fmt.Errorf("the backfill goes on when the bridge runs again: %w", err)
 		}
-		tables := o.chosen(s)
+		tables := o.chosen(s.Status)
 		show.update(tables)
 		if done(tables) {
 			return show.finish(tables)
@@ -163,60 +163,84 @@ func done(tables []bridge.TableStatus) bool {
 
 // alone does the backfill in this process.
 func (o *backfillOptions) alone(ctx context.Context, cfg *Config, show *progress) error {
-	log := cfg.Log.logger()
-	return withBridge(ctx, cfg, log, func(p *parts) error {
-		slot, err := p.db.SlotStatus(ctx)
+	return withProcess(ctx, cfg, cfg.Log.logger(), func(p *process) error {
+		requests, err := p.requests(o.request)
 		if err != nil {
 			return err
 		}
-		if slot.ActivePID != 0 {
-			return &capture.Refusal{Thing: "slot " + slot.Name,
-				Problem: fmt.Sprintf("session %d streams from it: a bridge runs", slot.ActivePID),
-				Cure:    "leave --once away and let that one do it, or stop it"}
+		for _, part := range p.parts {
+			if err := part.idle(ctx); err != nil {
+				return err
+			}
+			if o.reconcile && !o.request.DryRun {
+				part.db.repair = true
+				part.bridge.Repair()
+			}
 		}
 		if o.reconcile && o.request.DryRun {
-			return o.compare(ctx, p, show)
+			return o.compare(ctx, p, requests, show)
 		}
-		if o.reconcile {
-			p.db.repair = true
-			p.bridge.Repair()
-		}
-		return o.session(ctx, p, show)
+		return o.session(ctx, p, requests, show)
 	})
 }
 
-// compare is a dry run of a repair: without slot and without Kafka.
-func (o *backfillOptions) compare(ctx context.Context, p *parts, show *progress) error {
-	report, err := p.db.Doctor(ctx)
-	if err != nil {
+// idle refuses a slot that a bridge streams from.
+func (p *part) idle(ctx context.Context) error {
+	slot, err := p.db.SlotStatus(ctx)
+	if err != nil || slot.ActivePID == 0 {
 		return err
 	}
+	return &capture.Refusal{Thing: "slot " + slot.Name,
+		Problem: fmt.Sprintf("session %d streams from it: a bridge runs", slot.ActivePID),
+		Cure:    "leave --once away and let that one do it, or stop it"}
+}
+
+// compare is a dry run of a repair: without slot and without Kafka.
+func (o *backfillOptions) compare(ctx context.Context, p *process, requests map[*part]bridge.BackfillRequest, show *progress) error {
 	ended := make(chan error, 1)
-	go func() { ended <- p.bridge.DryRun(ctx, report.Tables, report.Identity, o.request) }() // ends by itself or with ctx
+	go func() { ended <- p.dryRun(ctx, requests) }() // ends by itself or with ctx
 	for {
 		select {
 		case err := <-ended:
-			tables := o.chosen(p.bridge.Status())
 			if err != nil {
 				return err
 			}
+			tables := o.chosen(p.status(false).Status)
 			show.update(tables)
 			return show.finish(tables)
 		case <-time.After(followPoll):
-			show.update(o.chosen(p.bridge.Status()))
+			show.update(o.chosen(p.status(false).Status))
 		}
 	}
 }
 
-// session runs the bridge until the tables are read and the stream has come to
+// dryRun compares the tables of one slot after the other.
+func (p *process) dryRun(ctx context.Context, requests map[*part]bridge.BackfillRequest) error {
+	for _, part := range p.parts {
+		its, ok := requests[part]
+		if !ok {
+			continue
+		}
+		report, err := part.db.Doctor(ctx)
+		if err == nil {
+			err = part.bridge.DryRun(ctx, report.Tables, report.Identity, its)
+		}
+		if err != nil {
+			return p.of(part, err)
+		}
+	}
+	return nil
+}
+
+// session runs the bridges until the tables are read and each stream has come to
 // where the server's WAL ended then.
-func (o *backfillOptions) session(ctx context.Context, p *parts, show *progress) error {
+func (o *backfillOptions) session(ctx context.Context, p *process, requests map[*part]bridge.BackfillRequest, show *progress) error {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	ended := make(chan error, 1)
-	go func() { ended <- p.bridge.Run(running) }() // ends with running, or by an error
+	go func() { ended <- p.run(running) }() // ends with running, or by an error
 	worked := make(chan error, 1)
-	go func() { worked <- o.work(running, p, show) }()
+	go func() { worked <- o.work(running, p, requests, show) }()
 	select {
 	case err := <-ended:
 		stop()
@@ -230,17 +254,19 @@ func (o *backfillOptions) session(ctx context.Context, p *parts, show *progress)
 		if err := errors.Join(err, <-ended); err != nil {
 			return err
 		}
-		return show.finish(o.chosen(p.bridge.Status()))
+		return show.finish(o.chosen(p.status(false).Status))
 	}
 }
 
-// work asks the bridge of this process and waits until all is done and durable.
-func (o *backfillOptions) work(ctx context.Context, p *parts, show *progress) error {
-	if err := o.begin(ctx, p.bridge); err != nil {
-		return err
+// work asks the bridges of this process and waits until all is done and durable.
+func (o *backfillOptions) work(ctx context.Context, p *process, requests map[*part]bridge.BackfillRequest, show *progress) error {
+	for part, its := range requests {
+		if err := begin(ctx, part.bridge, its); err != nil {
+			return p.of(part, err)
+		}
 	}
 	for {
-		tables := o.chosen(p.bridge.Status())
+		tables := o.chosen(p.status(false).Status)
 		show.update(tables)
 		if done(tables) {
 			break
@@ -249,6 +275,16 @@ func (o *backfillOptions) work(ctx context.Context, p *parts, show *progress) er
 			return err
 		}
 	}
+	for _, part := range p.parts {
+		if err := part.caughtUp(ctx); err != nil {
+			return p.of(part, err)
+		}
+	}
+	return nil
+}
+
+// caughtUp returns when everything is confirmed that is in WAL now.
+func (p *part) caughtUp(ctx context.Context) error {
 	slot, err := p.db.SlotStatus(ctx)
 	if err != nil {
 		return err
@@ -267,15 +303,15 @@ func (o *backfillOptions) work(ctx context.Context, p *parts, show *progress) er
 // begin hands the request to the bridge as soon as it streams. A table that the
 // bridge reads by itself, because its state is new or in doubt, is being read as
 // well as asked for.
-func (o *backfillOptions) begin(ctx context.Context, b *bridge.Bridge) error {
+func begin(ctx context.Context, b *bridge.Bridge, r bridge.BackfillRequest) error {
 	for {
-		err := b.Backfill(ctx, o.request)
+		err := b.Backfill(ctx, r)
 		var notYet *bridge.ErrNotStreaming
 		var conflict *bridge.RequestError
 		switch {
 		case errors.As(err, &notYet) && ctx.Err() == nil:
 			continue
-		case errors.As(err, &conflict) && conflict.Conflict && o.request.Where == "" && !o.request.DryRun:
+		case errors.As(err, &conflict) && conflict.Conflict && r.Where == "" && !r.DryRun:
 			return nil
 		}
 		return err

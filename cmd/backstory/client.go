@@ -10,8 +10,6 @@ import (
 	"net/http"
 	"strings"
 	"time"
-
-	"backstory/internal/bridge"
 )
 
 // client asks a running bridge through its HTTP server.
@@ -96,7 +94,7 @@ func (c *client) do(ctx context.Context, method, path string, body any, timeout 
 }
 
 // status returns what the bridge says of itself, and its text.
-func (c *client) status(ctx context.Context) (s bridge.Status, text []byte, err error) {
+func (c *client) status(ctx context.Context) (s processStatus, text []byte, err error) {
 	text, err = c.do(ctx, http.MethodGet, "/status", nil, statusTimeout)
 	if err != nil {
 		return s, nil, err

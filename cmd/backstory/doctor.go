@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -65,31 +67,52 @@ type diagnosis struct {
 	err      error             // why something could not be asked, or is wrong in the configuration
 }
 
-// diagnose asks both servers. A mapping that cannot be read is an error, since
-// nothing could be said without it; everything else is a finding.
+// diagnose asks both servers, for each slot. A mapping that cannot be read is an
+// error, since nothing could be said without it; everything else is a finding.
 func diagnose(ctx context.Context, cfg *Config) (*diagnosis, error) {
-	mapping, err := transform.LoadMapping(cfg.Mapping)
+	p, err := newProcess(cfg, slog.New(slog.DiscardHandler)) // the findings say it
 	if err != nil {
 		return nil, err
 	}
 	d := &diagnosis{}
-	d.ok("mapping", "%s: %s", cfg.Mapping, tablesOf(mapping))
-	quiet := slog.New(slog.DiscardHandler) // the findings say it
-	db, err := openDatabase(cfg, mapping, quiet, nil)
+	d.ok("mapping", "%s: %s", cfg.Mapping, tablesOf(p.mapping))
+	if err := p.noStateLeft(); err != nil {
+		d.add("state", err)
+	}
+	for _, part := range p.parts {
+		if err := d.examine(ctx, p, part); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// examine asks for what one slot needs.
+func (d *diagnosis) examine(ctx context.Context, p *process, of *part) error {
+	db, err := p.openDatabase(of, p.log, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	report, err := db.Doctor(ctx)
 	if err != nil {
 		d.add("postgres", err)
 	}
-	d.Server = report.Server
-	d.Findings = append(d.Findings, report.Findings...)
-	if report.Tables != nil {
-		d.checkColumns(mapping, report.Tables)
+	d.Server = cmp.Or(d.Server, report.Server)
+	for _, f := range report.Findings {
+		d.find(f)
 	}
-	d.checkKafka(ctx, cfg, mapping, report.Identity, quiet)
-	return d, nil
+	if report.Tables != nil {
+		d.checkColumns(of.mapping, report.Tables)
+	}
+	d.checkKafka(ctx, of, report.Identity, p.log)
+	return nil
+}
+
+// find notes a finding. What the server says of itself, each slot would say again.
+func (d *diagnosis) find(f capture.Finding) {
+	if !slices.Contains(d.Findings, f) {
+		d.Findings = append(d.Findings, f)
+	}
 }
 
 // checkColumns compares the mapping with the tables.
@@ -102,22 +125,22 @@ func (d *diagnosis) checkColumns(m *transform.Mapping, tables []capture.TableInf
 }
 
 // checkKafka asks the brokers for the topics and their settings.
-func (d *diagnosis) checkKafka(ctx context.Context, cfg *Config, m *transform.Mapping, id capture.Identity, log *slog.Logger) {
-	missing, err := sink.Inspect(ctx, cfg.Kafka, m, id, cfg.Source.Slot, log)
+func (d *diagnosis) checkKafka(ctx context.Context, of *part, id capture.Identity, log *slog.Logger) {
+	missing, err := sink.Inspect(ctx, of.cfg.Kafka, of.mapping, id, of.name(), log)
 	if err != nil {
 		for _, err := range each(err) {
 			d.add("kafka", err)
 		}
 		return
 	}
-	d.ok("kafka", "%s: reachable; topics that are there have the right settings", strings.Join(cfg.Kafka.Brokers, ", "))
+	d.ok("kafka", "%s: reachable; topics that are there have the right settings", strings.Join(of.cfg.Kafka.Brokers, ", "))
 	for _, topic := range missing {
 		d.ok("topic "+topic, "will be created")
 	}
 }
 
 func (d *diagnosis) ok(check, format string, args ...any) {
-	d.Findings = append(d.Findings, capture.Finding{Check: check, Level: capture.LevelOK, Found: fmt.Sprintf(format, args...)})
+	d.find(capture.Finding{Check: check, Level: capture.LevelOK, Found: fmt.Sprintf(format, args...)})
 }
 
 // add makes a finding of each error, and remembers it for the exit code.
@@ -128,7 +151,7 @@ func (d *diagnosis) add(check string, err error) {
 	if errors.As(err, &refusal) {
 		f.Check, f.Found, f.Cure = refusal.Thing, refusal.Problem, refusal.Cure
 	}
-	d.Findings = append(d.Findings, f)
+	d.find(f)
 }
 
 // verdict is the error of the worst finding; nil if the bridge would start. It

@@ -48,30 +48,20 @@ func statusCommand() *cobra.Command {
 }
 
 // writeStatus prints a status for people.
-func writeStatus(w io.Writer, style screen.Style, s bridge.Status, now time.Time) error {
+func writeStatus(w io.Writer, style screen.Style, s processStatus, now time.Time) error {
 	var b strings.Builder
-	ink := screen.Yellow
-	switch s.Phase {
-	case "streaming":
-		ink = screen.Green
-	case "failed":
-		ink = screen.Red
+	slots := s.Slots
+	if len(slots) == 0 {
+		slots = []slotStatus{{Phase: s.Phase, Since: s.Since, Error: s.Error, Confirmed: s.Confirmed, LastCommit: s.LastCommit, Slot: s.Slot}}
 	}
-	fmt.Fprintf(&b, "%s since %s (%s)\n", style.Paint(ink, s.Phase), s.Since.Local().Format(time.DateTime), age(now.Sub(s.Since)))
-	if s.Error != "" {
-		fmt.Fprintf(&b, "  %-12s %s\n", "because", s.Error)
-	}
-	if s.Confirmed != "" {
-		fmt.Fprintf(&b, "  %-12s %s\n", "confirmed", s.Confirmed)
-	}
-	if s.LastCommit != nil {
-		fmt.Fprintf(&b, "  %-12s %s (%s ago)\n", "last change", s.LastCommit.Local().Format("2006-01-02 15:04:05.000"), age(now.Sub(*s.LastCommit)))
-	}
-	if s.Slot != nil {
-		b.WriteString(slotLines(s.Slot))
+	for i := range slots {
+		writeSlot(&b, style, &slots[i], now)
 	}
 	for _, t := range s.Tables {
 		fmt.Fprintf(&b, "\n%s → %s\n", style.Paint(screen.Bold, t.Table), t.Aggregate)
+		if t.Slot != "" {
+			fmt.Fprintf(&b, "  %-12s %s\n", "slot", t.Slot)
+		}
 		fmt.Fprintf(&b, "  %-12s %s, %s\n", "topics", t.Events, t.Latest)
 		fmt.Fprintf(&b, "  %-12s %d since the start\n", "events", t.Published)
 		if len(t.EventsEnds) > 0 {
@@ -84,6 +74,33 @@ func writeStatus(w io.Writer, style screen.Style, s bridge.Status, now time.Time
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// writeSlot prints what the bridge of a slot does.
+func writeSlot(b *strings.Builder, style screen.Style, s *slotStatus, now time.Time) {
+	ink := screen.Yellow
+	switch s.Phase {
+	case "streaming":
+		ink = screen.Green
+	case "failed":
+		ink = screen.Red
+	}
+	if s.Name != "" {
+		fmt.Fprintf(b, "%s ", style.Paint(screen.Bold, s.Name))
+	}
+	fmt.Fprintf(b, "%s since %s (%s)\n", style.Paint(ink, s.Phase), s.Since.Local().Format(time.DateTime), age(now.Sub(s.Since)))
+	if s.Error != "" {
+		fmt.Fprintf(b, "  %-12s %s\n", "because", s.Error)
+	}
+	if s.Confirmed != "" {
+		fmt.Fprintf(b, "  %-12s %s\n", "confirmed", s.Confirmed)
+	}
+	if s.LastCommit != nil {
+		fmt.Fprintf(b, "  %-12s %s (%s ago)\n", "last change", s.LastCommit.Local().Format("2006-01-02 15:04:05.000"), age(now.Sub(*s.LastCommit)))
+	}
+	if s.Slot != nil {
+		b.WriteString(slotLines(s.Slot))
+	}
 }
 
 // slotLines are the two lags: of what is not published, and of what the server

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -66,24 +65,21 @@ func runVerify(cmd *cobra.Command, args []string, o *verifyOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := cfg.Validate(); err != nil {
-		return err
-	}
 	if o.limit < 1 || o.patience < 0 {
 		return usageError{errors.New("--limit: 1 or more; --patience: 0 or more")}
 	}
-	mapping, err := transform.LoadMapping(cfg.Mapping)
+	p, err := newProcess(cfg, cfg.Log.logger())
 	if err != nil {
 		return err
 	}
-	tables, err := tablesNamed(mapping, args)
+	tables, err := tablesNamed(p.mapping, args)
 	if err != nil {
 		return err
 	}
 	if err := bridgeStreams(cmd.Context(), cfg, tables); err != nil {
 		return err
 	}
-	v := &verification{cfg: cfg, options: o, mapping: mapping, log: cfg.Log.logger(), line: newProgressLine(os.Stderr)}
+	v := &verification{process: p, options: o, looks: map[*part]*look{}, line: newProgressLine(os.Stderr)}
 	results, err := v.run(cmd.Context(), tables)
 	if err != nil {
 		return err
@@ -159,7 +155,7 @@ func streamingStatus(ctx context.Context, cfg *Config) (*bridge.Status, error) {
 			return nil, err
 		}
 		if s.Phase == "streaming" {
-			return &s, nil
+			return &s.Status, nil
 		}
 		if time.Since(begun) > cfg.Bridge.StartupTimeout {
 			return nil, refusedError{fmt.Sprintf("verify: the bridge does not stream, it is %s (%s); see `backstory status`", s.Phase, s.Error)}
@@ -189,27 +185,28 @@ func tableStreams(s *bridge.Status, t *transform.Table) error {
 
 // verification is what the tables have in common.
 type verification struct {
-	cfg     *Config
+	*process
 	options *verifyOptions
-	mapping *transform.Mapping
-	log     *slog.Logger
+	looks   map[*part]*look
 	line    *progressLine
+}
+
+// look is what the database has of the tables of a slot.
+type look struct {
+	db     *capture.Database
+	report capture.Report
 }
 
 // run verifies one table after another.
 func (v *verification) run(ctx context.Context, tables []*transform.Table) ([]*verify.Result, error) {
-	db, err := openDatabase(v.cfg, v.mapping, v.log, nil)
-	if err != nil {
-		return nil, err
-	}
-	report, err := v.look(ctx, db)
-	if err != nil {
-		return nil, err
+	for _, t := range tables {
+		if err := v.look(ctx, v.partOf(t)); err != nil {
+			return nil, err
+		}
 	}
 	var results []*verify.Result
 	for _, t := range tables {
-		at := slices.IndexFunc(report.Tables, func(i capture.TableInfo) bool { return i.Schema == t.Schema && i.Name == t.Name })
-		result, err := v.table(ctx, db, t, report.Tables[at], report.Identity)
+		result, err := v.table(ctx, v.partOf(t), t)
 		if err != nil {
 			return nil, err
 		}
@@ -218,26 +215,36 @@ func (v *verification) run(ctx context.Context, tables []*transform.Table) ([]*v
 	return results, nil
 }
 
-// look asks the database for the tables and binds the mapping to them.
-func (v *verification) look(ctx context.Context, db *capture.Database) (capture.Report, error) {
+// look asks the database for the tables of a slot and binds their mapping, once.
+func (v *verification) look(ctx context.Context, of *part) error {
+	if v.looks[of] != nil {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, v.cfg.Bridge.StartupTimeout)
 	defer cancel()
+	db, err := v.openDatabase(of, v.log, nil)
+	if err != nil {
+		return err
+	}
 	report, err := db.Doctor(ctx)
 	if err == nil {
 		err = report.Err()
 	}
 	if err == nil {
-		err = v.mapping.Bind(report.Tables)
+		err = of.mapping.Bind(report.Tables)
 	}
 	if err == nil {
 		err = reachable(ctx, v.cfg.Kafka.Brokers)
 	}
-	return report, err
+	v.looks[of] = &look{db, report}
+	return err
 }
 
-func (v *verification) table(ctx context.Context, db *capture.Database, t *transform.Table, info capture.TableInfo, id capture.Identity,
-) (_ *verify.Result, err error) {
-	reader, err := db.OpenReader(ctx, info, "")
+func (v *verification) table(ctx context.Context, of *part, t *transform.Table) (_ *verify.Result, err error) {
+	report := &v.looks[of].report
+	at := slices.IndexFunc(report.Tables, func(i capture.TableInfo) bool { return i.Schema == t.Schema && i.Name == t.Name })
+	info := report.Tables[at]
+	reader, err := v.looks[of].db.OpenReader(ctx, info, "")
 	if err != nil {
 		return nil, err
 	}
@@ -256,7 +263,7 @@ func (v *verification) table(ctx context.Context, db *capture.Database, t *trans
 		ChunkRows: v.cfg.Backfill.ChunkRows, RowsPerSecond: v.cfg.Backfill.RowsPerSecond, StateParts: bridge.StateParts,
 		Patience: v.options.patience, Limit: v.options.limit, ScratchDir: v.options.scratch,
 		Progress: func(p verify.Progress) { v.line.show(progressText(t, &p)) },
-	}, v.mapping, t, info, id, reader, topics, verify.NewBridgeState(c.addr)).Run(ctx)
+	}, of.mapping, t, info, report.Identity, reader, topics, verify.NewBridgeState(c.addr)).Run(ctx)
 }
 
 func progressText(t *transform.Table, p *verify.Progress) string {

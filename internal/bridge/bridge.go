@@ -142,6 +142,9 @@ func (b *Bridge) bind(prepared *capture.Prepared) error {
 	if err := b.mapping.Bind(prepared.Tables); err != nil {
 		return err
 	}
+	if err := b.memory.stayed(b.mapping.Elsewhere()); err != nil {
+		return err
+	}
 	changed, err := b.memory.register(b.mapping.Tables, prepared.Tables)
 	if err != nil {
 		return fmt.Errorf("mapping against the state: %w", err)

@@ -273,6 +273,27 @@ func sameAggregate(t *transform.Table, old, now registration) error {
 	return nil
 }
 
+// stayed refuses a mapping that gives another slot a table which this state has
+// from its own. The other slot begins with the changes from now on: what this one
+// has not published yet would become the differences of a comparison.
+func (m memory) stayed(elsewhere []*transform.Table) error {
+	for _, t := range elsewhere {
+		_, ok, err := m.registration(t.Aggregate)
+		if err != nil {
+			return err
+		}
+		if ok {
+			return &Refusal{
+				Thing:   "mapping of aggregate " + t.Aggregate,
+				Problem: fmt.Sprintf("the state of this slot has table %s, and the mapping gives it to slot %d", t, t.Slot),
+				Cure: "put its slot back; or move it: let the former mapping publish all changes while nobody writes the table, stop, " +
+					"move the state directory of the slot that it leaves away (it is rebuilt from the topics) and take the table out of that slot's publication",
+			}
+		}
+	}
+	return nil
+}
+
 func putJSON(b *state.Batch, name string, v any) error {
 	j, err := json.Marshal(v)
 	if err != nil {

@@ -119,7 +119,7 @@ func (b *Bridge) tables(names []string) ([]*transform.Table, error) {
 	}
 	var found []*transform.Table
 	for _, name := range names {
-		t, err := b.table(name)
+		t, err := TableNamed(b.mapping, name)
 		if err != nil {
 			return nil, err
 		}
@@ -128,10 +128,12 @@ func (b *Bridge) tables(names []string) ([]*transform.Table, error) {
 	return found, nil
 }
 
-func (b *Bridge) table(name string) (*transform.Table, error) {
+// TableNamed finds the table of a mapping that a request means, with or without
+// its schema; without one it is a *RequestError.
+func TableNamed(m *transform.Mapping, name string) (*transform.Table, error) {
 	var found []*transform.Table
 	var known []string
-	for _, t := range b.mapping.Tables {
+	for _, t := range m.Tables {
 		full := t.Schema + "." + t.Name
 		if name == full || name == t.Name || name == t.String() {
 			found = append(found, t)

@@ -28,6 +28,7 @@ type Status struct {
 // TableStatus is the part of one mapped table.
 type TableStatus struct {
 	Table     string `json:"table"`
+	Slot      string `json:"slot,omitempty"` // set by who shows those of several bridges
 	Aggregate string `json:"aggregate"`
 	Events    string `json:"events_topic"`
 	Latest    string `json:"latest_topic"`

@@ -45,6 +45,15 @@ type osDisk struct {
 // lockName is the file that carries the lock and the process id of its holder.
 const lockName = "LOCK"
 
+// Exists reports whether a store has ever been opened in the directory.
+func Exists(dir string) (bool, error) {
+	_, err := os.Stat(filepath.Join(dir, lockName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 func openDir(dir string) (*osDisk, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)

@@ -29,6 +29,25 @@ type Memory interface {
 	EachKey(ctx context.Context, table uint16, part int, fn func(key []byte) error) error
 }
 
+// Memories finds the memory that has an aggregate: a process has one for each of
+// its slots. nil: none has it.
+type Memories func(aggregate string) Memory
+
+// table finds an aggregate; else it has answered.
+func (find Memories) table(w http.ResponseWriter, aggregate string) (m Memory, table uint16, ok bool) {
+	var err error
+	if m = find(aggregate); m != nil {
+		table, ok, err = m.TableOf(aggregate)
+	}
+	switch {
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	case !ok:
+		http.Error(w, fmt.Sprintf("the state has no aggregate %q", aggregate), http.StatusNotFound)
+	}
+	return m, table, ok
+}
+
 // entryRequest asks for entries. Keys are bytes, so JSON has them in base64.
 type entryRequest struct {
 	Aggregate string   `json:"aggregate"`
@@ -86,7 +105,7 @@ func digest(image []byte) []byte {
 // EntryHandler answers what the state of a running bridge has of given keys, for
 // POST /state. Rows are nobody's business but the operator's: only requests from
 // the same machine are answered.
-func EntryHandler(m Memory) http.Handler {
+func EntryHandler(find Memories) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var q entryRequest
 		if !accept(w, r, &q) {
@@ -97,15 +116,11 @@ func EntryHandler(m Memory) http.Handler {
 			http.Error(w, fmt.Sprintf("after must be an LSN, and there may be %d keys", maxKeys), http.StatusBadRequest)
 			return
 		}
-		table, ok, err := m.TableOf(q.Aggregate)
-		if err == nil && !ok {
-			http.Error(w, fmt.Sprintf("the state has no aggregate %q", q.Aggregate), http.StatusNotFound)
+		m, table, ok := find.table(w, q.Aggregate)
+		if !ok {
 			return
 		}
-		var answer *entryAnswer
-		if err == nil {
-			answer, err = collect(r.Context(), m, table, after, &q)
-		}
+		answer, err := collect(r.Context(), m, table, after, &q)
 		reply(w, answer, err)
 	})
 }
@@ -157,24 +172,21 @@ func wireOf(e *transform.Entry, again, images bool) wireEntry {
 }
 
 // KeyHandler answers which keys a part of the state has, for POST /state/keys.
-func KeyHandler(m Memory) http.Handler {
+func KeyHandler(find Memories) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var q keysRequest
 		if !accept(w, r, &q) {
 			return
 		}
-		table, ok, err := m.TableOf(q.Aggregate)
-		if err == nil && !ok {
-			http.Error(w, fmt.Sprintf("the state has no aggregate %q", q.Aggregate), http.StatusNotFound)
+		m, table, ok := find.table(w, q.Aggregate)
+		if !ok {
 			return
 		}
 		answer := &keysAnswer{}
-		if err == nil {
-			err = m.EachKey(r.Context(), table, q.Part, func(key []byte) error {
-				answer.Keys = append(answer.Keys, append([]byte{}, key...))
-				return nil
-			})
-		}
+		err := m.EachKey(r.Context(), table, q.Part, func(key []byte) error {
+			answer.Keys = append(answer.Keys, append([]byte{}, key...))
+			return nil
+		})
 		reply(w, answer, err)
 	})
 }

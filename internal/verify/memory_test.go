@@ -56,8 +56,9 @@ func (m *bridgeMemory) EachKey(_ context.Context, _ uint16, part int, fn func([]
 func serve(t *testing.T, m *bridgeMemory) (*verify.BridgeState, http.Handler) {
 	t.Helper()
 	mux := http.NewServeMux()
-	mux.Handle("POST /state", verify.EntryHandler(m))
-	mux.Handle("POST /state/keys", verify.KeyHandler(m))
+	find := func(string) verify.Memory { return m }
+	mux.Handle("POST /state", verify.EntryHandler(find))
+	mux.Handle("POST /state/keys", verify.KeyHandler(find))
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	s := verify.NewBridgeState(strings.TrimPrefix(server.URL, "http://"))

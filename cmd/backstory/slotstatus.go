@@ -1,0 +1,108 @@
+package main
+
+import (
+	"time"
+
+	"github.com/jackc/pglogrepl"
+
+	"backstory/internal/bridge"
+)
+
+// processStatus is what /status shows. Of several slots the first part is the sum:
+// the phase furthest from streaming, the lowest confirmed position, all tables.
+type processStatus struct {
+	bridge.Status
+	Slots []slotStatus `json:"slots,omitempty"` // only of several
+}
+
+// slotStatus is the part of one slot.
+type slotStatus struct {
+	Number     int              `json:"number"`
+	Name       string           `json:"name"`
+	Phase      string           `json:"phase"`
+	Since      time.Time        `json:"since"`
+	Error      string           `json:"error,omitempty"`
+	Confirmed  string           `json:"confirmed_lsn,omitempty"`
+	LastCommit *time.Time       `json:"last_commit,omitempty"`
+	Slot       *bridge.SlotView `json:"slot,omitempty"`
+}
+
+// phaseOrder has the phases of a bridge, that furthest from streaming first.
+var phaseOrder = []string{"failed", "stopped", "reconnecting", "starting", "waiting for the slot", "recovering", "streaming"}
+
+func phaseRank(phase string) int {
+	for i, p := range phaseOrder {
+		if p == phase {
+			return i
+		}
+	}
+	return 0 // one that nobody knows is not streaming
+}
+
+// status collects what the bridges tell of themselves; with slots also what the
+// server says of each slot, which may be a question to it.
+func (p *process) status(slots bool) processStatus {
+	var all []slotStatus
+	tables := map[string]bridge.TableStatus{}
+	for _, part := range p.parts {
+		s := part.bridge.Status()
+		if slots {
+			view := part.bridge.Slot()
+			s.Slot = &view
+		}
+		if !p.several() {
+			return processStatus{Status: s}
+		}
+		for _, t := range s.Tables {
+			t.Slot = part.name()
+			tables[t.Table] = t
+		}
+		all = append(all, slotStatus{Number: part.number, Name: part.name(), Phase: s.Phase, Since: s.Since, Error: s.Error,
+			Confirmed: s.Confirmed, LastCommit: s.LastCommit, Slot: s.Slot})
+	}
+	sum := sumOf(all)
+	for _, t := range p.mapping.Tables {
+		sum.Tables = append(sum.Tables, tables[t.String()])
+	}
+	return sum
+}
+
+// sumOf is the status of a process without its tables.
+func sumOf(slots []slotStatus) processStatus {
+	sum := processStatus{Slots: slots}
+	sum.Phase, sum.Since, sum.Error = slots[0].Phase, slots[0].Since, slots[0].named()
+	sum.Confirmed = slots[0].Confirmed
+	for i := range slots {
+		s := &slots[i]
+		a, b := phaseRank(s.Phase), phaseRank(sum.Phase)
+		if a < b || a == b && s.Since.After(sum.Since) {
+			sum.Phase, sum.Since, sum.Error = s.Phase, s.Since, s.named()
+		}
+		sum.Confirmed = lower(sum.Confirmed, s.Confirmed)
+		if s.LastCommit != nil && (sum.LastCommit == nil || s.LastCommit.After(*sum.LastCommit)) {
+			sum.LastCommit = s.LastCommit
+		}
+	}
+	return sum
+}
+
+// named is the slot's error with its name.
+func (s *slotStatus) named() string {
+	if s.Error == "" {
+		return ""
+	}
+	return "slot " + s.Name + ": " + s.Error
+}
+
+// lower is the lower of two positions; one that is not known yet is the lowest.
+func lower(a, b string) string {
+	x, err := pglogrepl.ParseLSN(a)
+	if err != nil {
+		return ""
+	}
+	y, err := pglogrepl.ParseLSN(b)
+	if err != nil {
+		return ""
+	}
+	return min(x, y).String()
+}
