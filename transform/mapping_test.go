@@ -66,12 +66,41 @@ func TestGoodMapping(t *testing.T) {
 	}
 	var b strings.Builder
 	for _, table := range m.Tables {
-		fmt.Fprintf(&b, "%q %q: %s key %q\n  topics %+v\n  fields %v omit %v rules %v reason %q\n  types %s %s int64 text %v\n",
-			table.Schema, table.Name, table.Aggregate, table.Key, table.Topics, table.Fields, table.Omit, table.Rules,
+		fmt.Fprintf(&b, "%q %q: %s key %q slot %d\n  topics %+v\n  fields %v omit %v rules %v reason %q\n  types %s %s int64 text %v\n",
+			table.Schema, table.Name, table.Aggregate, table.Key, table.Slot, table.Topics, table.Fields, table.Omit, table.Rules,
 			table.Reason, table.EventType("X"), table.StateType(), table.Int64Text)
 	}
 	fmt.Fprintf(&b, "%+v\n", m.Refs())
 	golden(t, "mapping/all.good.txt", []byte(b.String()))
+}
+
+// The parts of a mapping by slots have each table once, know of the others, and
+// name places of the whole file.
+func TestMappingBySlots(t *testing.T) {
+	t.Parallel()
+	m, err := transform.ParseMapping("m.yaml", []byte(`
+tables:
+  - {table: products, aggregate: Product}
+  - {table: absent, aggregate: Absent, slot: 9}
+  - {table: lines, aggregate: Line}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := func(tables []*transform.Table) string { return fmt.Sprint(tables) }
+	one, nine := m.OfSlot(1), m.OfSlot(9)
+	got := fmt.Sprint(m.Slots(), text(m.Elsewhere()), text(one.Tables), text(one.Elsewhere()), text(nine.Tables), text(nine.Elsewhere()))
+	const both, absent = "[public.products public.lines]", "[public.absent]"
+	if want := fmt.Sprint([]int{1, 9}, "[]", both, absent, absent, both); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if err := one.Bind(shop()); err != nil {
+		t.Errorf("bind the tables of slot 1: %v", err)
+	}
+	err = nine.Bind(shop())
+	if want := "m.yaml:4:"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want a mistake at %s", err, want)
+	}
 }
 
 func TestMappingFileMissing(t *testing.T) {

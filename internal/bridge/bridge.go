@@ -98,6 +98,9 @@ func (b *Bridge) session(ctx context.Context, streaming func()) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := b.memory.stayed(b.mapping.Elsewhere()); err != nil {
+		return err // before Prepare puts the table into this slot's publication, or into the other's
+	}
 	prepared, err := b.db.Prepare(ctx, !remembered || b.repair)
 	if err != nil {
 		return fmt.Errorf("prepare: %w", err)
@@ -140,9 +143,6 @@ func (b *Bridge) bind(prepared *capture.Prepared) error {
 	}
 	b.identity = prepared.Identity
 	if err := b.mapping.Bind(prepared.Tables); err != nil {
-		return err
-	}
-	if err := b.memory.stayed(b.mapping.Elsewhere()); err != nil {
 		return err
 	}
 	changed, err := b.memory.register(b.mapping.Tables, prepared.Tables)

@@ -1,0 +1,228 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"backstory/internal/e2e/audit"
+	"backstory/internal/testenv"
+)
+
+// pair is two audited tables in one database: that of the rig, and one of the same
+// name in the schema other.
+type pair struct {
+	*rig
+	other *rig
+}
+
+// pairMapping has the table public.products, then other.products.
+const pairMapping = `
+tables:
+  - table: public.products
+    aggregate: Product
+    slot: %d
+    topics: {events: %s, latest: %s}
+    events: &events
+      - {type: PriceChanged, when: [price]}
+      - {type: StockAdjusted, when: [stock]}
+  - table: other.products
+    aggregate: Other
+    slot: %d
+    topics: {events: %s, latest: %s}
+    events: *events
+`
+
+// newPair makes the two tables, each on a slot of its own.
+func newPair(tb testing.TB, rows int) *pair {
+	tb.Helper()
+	r := newRig(tb, testenv.Postgres(tb), testenv.Kafka(tb).Brokers(), rows)
+	o := *r
+	o.dsn += "&search_path=other"
+	o.topics = [2]string{r.slot() + ".other.events", r.slot() + ".other.latest"}
+	p := &pair{rig: r, other: &o}
+	r.exec("CREATE SCHEMA other")
+	if err := audit.Install(tb.Context(), o.connect(), rows); err != nil {
+		tb.Fatal(err)
+	}
+	// So that a session of either schema may write both tables.
+	for _, schema := range []string{"public", "other"} {
+		for _, function := range []string{"audit_row", "audit_truncate"} {
+			r.exec(fmt.Sprintf("ALTER FUNCTION %s.%s() SET search_path = %[1]s", schema, function))
+		}
+	}
+	p.assign(1, 2)
+	return p
+}
+
+// assign writes the mapping with the slots of the two tables.
+func (p *pair) assign(slot, otherSlot int) {
+	p.tb.Helper()
+	p.write("products.yaml", fmt.Sprintf(pairMapping, slot, p.topics[0], p.topics[1], otherSlot, p.other.topics[0], p.other.topics[1]))
+}
+
+// compareBoth holds both histories against their topics.
+func (p *pair) compareBoth() {
+	p.tb.Helper()
+	p.compare()
+	p.other.compareAs("Other")
+}
+
+// writingBoth lets writers write either table, and one both in each transaction.
+func (p *pair) writingBoth(keys int64) (stop func()) {
+	first := p.writing(2, keys, 5*time.Millisecond, true)
+	second := p.other.writing(2, keys, 5*time.Millisecond, true)
+	ctx, cancel := context.WithCancel(p.tb.Context())
+	done := make(chan error, 1)
+	conn := p.connect()
+	go func() { done <- writeAcross(ctx, conn, keys) }() // ends with ctx
+	p.tb.Cleanup(cancel)
+	return func() {
+		p.tb.Helper()
+		first()
+		second()
+		cancel()
+		if err := <-done; err != nil {
+			p.tb.Fatal(err)
+		}
+	}
+}
+
+// writeAcross changes both tables in one transaction, again and again. The order of
+// the tables is always the same, so that it waits for other writers and no more.
+func writeAcross(ctx context.Context, conn *pgx.Conn, keys int64) error {
+	for ctx.Err() == nil {
+		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			for _, table := range []string{"public.products", "other.products"} {
+				if _, err := tx.Exec(ctx, "UPDATE "+table+" SET stock = stock + 1 WHERE id = $1", 1+rand.Int64N(keys)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("write both tables: %w", err)
+		}
+		select {
+		case <-time.After(3 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// Two tables on two slots of one process, which is killed while writers write, are
+// told as the writers committed them.
+func TestTwoSlotsKilled(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, 1000)
+	b := p.start()
+	b.streaming()
+	stop := p.writingBoth(300)
+	for i := range 8 {
+		<-time.After(time.Duration(200+i*100) * time.Millisecond) // any moment will do
+		b.kill()
+		b = p.start()
+		b.streaming()
+	}
+	stop()
+	b.drained(2 * time.Minute)
+	b.stop()
+	p.compareBoth()
+	if got, want := p.slots(), p.slot()+", "+p.slot()+"_2"; got != want {
+		t.Errorf("the slots are %s, want %s", got, want)
+	}
+}
+
+// Commands find the bridge that has a table.
+func TestTwoSlotsCommands(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, 2000)
+	if code, said := p.doctor(nil); code != 0 || !strings.Contains(said, p.slot()+"_2") {
+		t.Fatalf("doctor: exit code %d, want 0\n%s", code, said)
+	}
+	p.succeeds("backfill", "--once") // both tables, and the end
+	b := p.start()
+	b.streaming()
+	stop := p.writingBoth(2000)
+	for _, table := range []string{"public.products", "other.products"} {
+		p.succeeds("verify", table, "--patience", "60s")
+	}
+	p.succeeds("backfill", "other.products", "--where", "id < 100")
+	p.succeeds("backfill")
+	said := p.succeeds("status")
+	for _, want := range []string{p.slot() + " ", p.slot() + "_2 ", "public.products", "other.products"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("status says nothing of %q:\n%s", want, said)
+		}
+	}
+	stop()
+	b.drained(time.Minute)
+	p.succeeds("verify")
+	b.stop()
+	p.compareBoth()
+	p.succeeds("backfill", "--once", "other.products", "--json")
+	p.succeeds("backfill", "--reconcile", "--dry-run")
+	p.compareBoth()
+}
+
+// A table that is given to another slot is refused, and told without a gap once
+// the states are moved away; so is a slot that has no table any more.
+func TestTableMovesToAnotherSlot(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, 500)
+	b := p.start()
+	b.streaming()
+	stop := p.writingBoth(100)
+	<-time.After(time.Second)
+	stop()
+	b.drained(time.Minute)
+	b.stop()
+
+	p.assign(1, 1)
+	p.fails(3, "slot 2: the mapping gives it no table, and its state is in", "pg_drop_replication_slot('"+p.slot()+"_2')")
+	p.assign(2, 1)
+	p.fails(3, "the state of this slot has table", "and the mapping gives it to slot", "put its slot back")
+	if err := os.RemoveAll(filepath.Join(p.dir, "state")); err != nil {
+		t.Fatal(err)
+	}
+	b = p.start()
+	b.streaming()
+	b.drained(time.Minute)
+	stop = p.writingBoth(100)
+	<-time.After(time.Second)
+	stop()
+	b.drained(time.Minute)
+	b.stop()
+	p.compareBoth()
+}
+
+// A start that one slot refuses makes no slot for another.
+func TestRefusedSlotLeavesNone(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, 10)
+	p.exec("ALTER TABLE other.products DROP CONSTRAINT products_pkey")
+	p.fails(3, "other.products")
+	if got := p.slots(); got != "" {
+		t.Errorf("the slots %s are there after a refused start, want none", got)
+	}
+}
+
+// slots are the replication slots of the rig's database.
+func (r *rig) slots() string {
+	r.tb.Helper()
+	var names string
+	err := r.connect().QueryRow(r.tb.Context(), `
+SELECT coalesce(string_agg(slot_name, ', ' ORDER BY slot_name), '') FROM pg_replication_slots WHERE database = current_database()`).Scan(&names)
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	return names
+}
