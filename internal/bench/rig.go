@@ -34,6 +34,7 @@ type rig struct {
 	dir            string
 	slot           string
 	http           string
+	publication    string
 	events, latest string
 	extra          string // lines of configuration
 	binary         string
@@ -45,12 +46,17 @@ func (l *lab) newRig(name string) (*rig, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &rig{l: l, dir: filepath.Join(l.dir, name), slot: "slot_" + name, binary: l.binary,
+	r := &rig{l: l, dir: filepath.Join(l.dir, name), slot: "slot_" + name, publication: publication, binary: l.binary,
 		http: fmt.Sprintf("127.0.0.1:%d", ports[0]), events: name + ".events", latest: name + ".latest"}
 	if err := os.MkdirAll(r.dir, 0o755); err != nil {
 		return nil, err
 	}
-	return r, os.WriteFile(filepath.Join(r.dir, "products.yaml"), fmt.Appendf(nil, mapping, r.events, r.latest), 0o644)
+	return r, r.mapBy(fmt.Appendf(nil, mapping, r.events, r.latest))
+}
+
+// mapBy writes the mapping.
+func (r *rig) mapBy(mapping []byte) error {
+	return os.WriteFile(filepath.Join(r.dir, "products.yaml"), mapping, 0o644)
 }
 
 func (r *rig) stateDir() string { return filepath.Join(r.dir, "state") }
@@ -69,7 +75,7 @@ http: {listen: %q}
 log: {format: json}
 mapping: products.yaml
 %s
-`, dsn, r.slot, publication, strings.Join(r.l.kafka.Brokers(), ", "), r.stateDir(), r.http, r.extra), 0o644)
+`, dsn, r.slot, r.publication, strings.Join(r.l.kafka.Brokers(), ", "), r.stateDir(), r.http, r.extra), 0o644)
 }
 
 // remove gives the space of the topics, the slot and the files back.
@@ -149,7 +155,10 @@ type status struct {
 	Phase     string    `json:"phase"`
 	Since     time.Time `json:"since"`
 	Confirmed string    `json:"confirmed_lsn"`
-	Tables    []struct {
+	Slots     []struct {
+		Since time.Time `json:"since"`
+	} `json:"slots"`
+	Tables []struct {
 		Backfill struct {
 			Phase string `json:"phase"`
 			Rows  int    `json:"rows"`
@@ -211,7 +220,12 @@ func (b *bridge) streaming() (time.Time, error) {
 // imported waits until the rows that were there are in the topics.
 func (b *bridge) imported(limit time.Duration) error {
 	_, err := b.await(limit, 20*time.Millisecond, func(s status) bool {
-		return len(s.Tables) > 0 && s.Tables[0].Backfill.Phase == "done"
+		for _, t := range s.Tables {
+			if t.Backfill.Phase != "done" {
+				return false
+			}
+		}
+		return len(s.Tables) > 0
 	})
 	return err
 }

@@ -174,34 +174,79 @@ func TestTwoSlotsCommands(t *testing.T) {
 }
 
 // A table that is given to another slot is refused, and told without a gap once
-// the states are moved away; so is a slot that has no table any more.
+// the state that it leaves is moved away; so is a slot that has no table any more.
 func TestTableMovesToAnotherSlot(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, 500)
-	b := p.start()
-	b.streaming()
-	stop := p.writingBoth(100)
-	<-time.After(time.Second)
-	stop()
-	b.drained(time.Minute)
-	b.stop()
+	p.writtenOnce()
 
-	p.assign(1, 1)
-	p.fails(3, "slot 2: the mapping gives it no table, and its state is in", "pg_drop_replication_slot('"+p.slot()+"_2')")
 	p.assign(2, 1)
 	p.fails(3, "the state of this slot has table", "and the mapping gives it to slot", "put its slot back")
 	if err := os.RemoveAll(filepath.Join(p.dir, "state")); err != nil {
 		t.Fatal(err)
 	}
-	b = p.start()
+	p.writtenOnce()
+
+	p.assign(1, 1)
+	p.fails(3, "slot 2: the mapping gives it no table, and its state is in", "pg_drop_replication_slot('"+p.slot()+"_2')")
+	p.exec("SELECT pg_drop_replication_slot($1)", p.slot()+"_2")
+	if err := os.RemoveAll(filepath.Join(p.dir, "state", "slot_2")); err != nil {
+		t.Fatal(err)
+	}
+	p.writtenOnce() // slot 1 keeps its state, and takes the table of slot 2 over
+	p.compareBoth()
+}
+
+// writtenOnce runs the bridge while writers write for a while.
+func (p *pair) writtenOnce() {
+	p.tb.Helper()
+	b := p.start()
 	b.streaming()
-	b.drained(time.Minute)
-	stop = p.writingBoth(100)
+	b.drained(time.Minute) // so that no comparison takes the place of a change
+	stop := p.writingBoth(100)
 	<-time.After(time.Second)
 	stop()
 	b.drained(time.Minute)
 	b.stop()
-	p.compareBoth()
+}
+
+// The partitions of a table may be tables of their own on several slots: a row that
+// changes its partition is a delete and a complete insert, also if its large
+// column was not touched.
+func TestPartitionsOnTwoSlots(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, 1)
+	p.exec(`CREATE TABLE item (id bigint, large text, n int, PRIMARY KEY (id)) PARTITION BY HASH (id)`)
+	for i := range 2 {
+		p.exec(fmt.Sprintf(`CREATE TABLE item_%d PARTITION OF item FOR VALUES WITH (MODULUS 2, REMAINDER %[1]d)`, i))
+		p.exec(fmt.Sprintf(`ALTER TABLE item_%d ALTER large SET STORAGE EXTERNAL`, i))
+	}
+	p.write("products.yaml", fmt.Sprintf(`
+tables:
+  - {table: item_0, aggregate: Item0, topics: {events: %[1]s.0.events, latest: %[1]s.0.latest}}
+  - {table: item_1, aggregate: Item1, slot: 2, topics: {events: %[1]s.1.events, latest: %[1]s.1.latest}}
+`, p.slot()))
+	b := p.start()
+	b.streaming()
+	const rows = 200
+	p.exec(`INSERT INTO item SELECT g, repeat(md5(g::text), 200), 0 FROM generate_series(1, $1::int) g`, rows)
+	p.exec(`UPDATE item SET id = id + 1000`)
+	p.exec(`UPDATE item SET n = n + 1`)
+	b.drained(time.Minute)
+	p.succeeds("verify")
+	b.stop()
+	created := 0
+	for i := range 2 {
+		events := p.records(fmt.Sprintf("%s.%d.events", p.slot(), i))
+		for _, e := range events {
+			if strings.HasSuffix(e.Headers["ce_type"], "Created.v1") {
+				created++
+			}
+		}
+	}
+	if created != 2*rows {
+		t.Errorf("%d rows were created, want %d: each once, and once with its new key", created, 2*rows)
+	}
 }
 
 // A start that one slot refuses makes no slot for another.
