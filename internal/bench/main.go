@@ -46,7 +46,7 @@ func rootCommand() *cobra.Command {
 	flags.StringVar(&c.buffers, "shared-buffers", "2GB", "memory that Postgres takes for its buffers")
 	root.AddCommand(
 		catchupCommand(&c), latencyCommand(&c), backfillCommand(&c), stateCommand(&c), outageCommand(&c),
-		giantCommand(&c), startupCommand(&c), growthCommand(&c), profileCommand(&c), peersCommand(&c), slotsCommand(&c),
+		giantCommand(&c), startupCommand(&c), growthCommand(&c), profileCommand(&c), peersCommand(&c), slotsCommand(&c), standbyCommand(&c),
 	)
 	return root
 }
