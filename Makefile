@@ -53,9 +53,9 @@ spec-smoke: ## two small runs of the TLA+ model, seconds (needs Java)
 
 # Small, to see that all of it works; internal/bench/README.md has the sizes of the
 # figures. BENCHFLAGS="--runs 5 --json" goes to every one of them.
-bench: ## all benchmarks, with small sizes: a quarter of an hour
+bench: ## all benchmarks, with small sizes: twenty minutes
 	@$(GO) build -o bin/bench ./internal/bench
-	@for b in catchup latency backfill state outage giant startup growth profile; do \
+	@for b in catchup latency backfill state outage giant startup growth profile slots standby; do \
 		bin/bench $$b $(BENCHFLAGS) || exit 1; echo; done
 
 bench-peers: ## catch-up of Debezium under the same load (needs Java 17 and Maven)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -130,6 +131,22 @@ func TestRequestsAreDividedBySlot(t *testing.T) {
 				t.Errorf("%v (-want +got):\n%s", err, d)
 			}
 		})
+	}
+}
+
+// Nobody goes on before all have given their assent.
+func TestAssentIsThatOfAll(t *testing.T) {
+	t.Parallel()
+	a := newAssent(2)
+	a.give()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := a.wait(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v before the last assent, want to wait until the context ends", err)
+	}
+	a.give()
+	if err := a.wait(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -79,9 +79,18 @@ type backlog struct {
 	mb      float64 // of WAL
 }
 
-// writeBacklog updates prices, size of them to a transaction. It leaves the
-// server quiet: written out, and with no session at work.
-func (l *lab) writeBacklog(changes, size, span, skip int) (b backlog, err error) {
+// writeBacklog updates prices, size of them to a transaction.
+func (l *lab) writeBacklog(changes, size, span, skip int) (backlog, error) {
+	began := time.Now()
+	b, err := l.write(fmt.Sprintf("CALL reprice(%d, %d, %d, %d)", changes, size, span, skip), "products")
+	b.changes = changes
+	l.logf("backlog of %d changes, %d to a transaction, %.0f MB, in %.1f s", changes, size, b.mb, time.Since(began).Seconds())
+	return b, err
+}
+
+// write makes a backlog by a statement that changes tables. It leaves the server
+// quiet: written out, and with no session at work.
+func (l *lab) write(sql, tables string) (b backlog, err error) {
 	conn, err := pgx.Connect(l.ctx(), l.pg.DSN(database))
 	if err != nil {
 		return b, err
@@ -92,25 +101,23 @@ func (l *lab) writeBacklog(changes, size, span, skip int) (b backlog, err error)
 			return b, err
 		}
 	}
-	began := time.Now()
 	start, err := walEnd(l.ctx(), conn)
 	if err != nil {
 		return b, err
 	}
-	if _, err := conn.Exec(l.ctx(), fmt.Sprintf("CALL reprice(%d, %d, %d, %d)", changes, size, span, skip)); err != nil {
+	if _, err := conn.Exec(l.ctx(), sql); err != nil {
 		return b, fmt.Errorf("write the backlog: %w", err)
 	}
-	end, err := walEnd(l.ctx(), conn)
-	if err != nil {
+	if b.end, err = walEnd(l.ctx(), conn); err != nil {
 		return b, err
 	}
-	for _, sql := range []string{"SELECT pg_switch_wal()", "VACUUM products", "CHECKPOINT"} {
+	b.mb = float64(b.end-start) / 1e6
+	for _, sql := range []string{"SELECT pg_switch_wal()", "VACUUM " + tables, "CHECKPOINT"} {
 		if _, err := conn.Exec(l.ctx(), sql); err != nil {
 			return b, fmt.Errorf("%s: %w", sql, err)
 		}
 	}
-	l.logf("backlog of %d changes, %d to a transaction, %.0f MB, in %.1f s", changes, size, float64(end-start)/1e6, time.Since(began).Seconds())
-	return backlog{changes: changes, end: end, mb: float64(end-start) / 1e6}, nil
+	return b, nil
 }
 
 func walEnd(ctx context.Context, conn *pgx.Conn) (pglogrepl.LSN, error) {

@@ -249,6 +249,32 @@ tables:
 	}
 }
 
+// A slot that fails ends the process with its error, and the other slot in order.
+func TestOneSlotEndsAll(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, 100)
+	b := p.start()
+	b.streaming()
+	b.drained(time.Minute)
+	p.exec("UPDATE public.products SET stock = stock + 1")
+	conn, slot := p.connect(), p.slot()+"_2"
+	testenv.Eventually(t, time.Minute, func() error {
+		_, err := conn.Exec(t.Context(), "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active", slot)
+		if err == nil {
+			_, err = conn.Exec(t.Context(), "SELECT pg_drop_replication_slot($1)", slot)
+		}
+		return err // it is in use until the walsender has ended
+	})
+	if code := b.wait(time.Minute); code != 3 {
+		t.Errorf("exit code %d, want 3", code)
+	}
+	if said := b.said(); !strings.Contains(said, "backstory: slot "+slot+": ") || !strings.Contains(said, "msg=stopped slot="+p.slot()+" ") {
+		t.Errorf("want the refusal of slot %s and the orderly end of the other in:\n%s", slot, said)
+	}
+	p.succeeds("backfill", "--reconcile") // the way out
+	p.compareBoth()
+}
+
 // A start that one slot refuses makes no slot for another, however much sooner
 // that one is ready.
 func TestRefusedSlotLeavesNone(t *testing.T) {

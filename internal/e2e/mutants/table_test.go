@@ -157,6 +157,8 @@ var mutants = []mutant{
 		edit{"sink/publish.go", "		if !b.stamped {\n", newSession + "		if !b.stamped {\n"}),
 	unit("tombstones that expire", "sink", "TestOpenWrongTopics/tombstones_that_expire", "want",
 		edit{"sink/topics.go", "	keepTombstones = 3_155_760_000_000\n", "	keepTombstones = 86_400_000\n"}),
+	unit("a table of another slot taken for none", "internal/bridge", "TestTableOfAnotherSlot", "want a Refusal",
+		edit{"internal/bridge/bridge.go", "b.memory.stayed(b.mapping.Elsewhere())", "b.memory.stayed(nil)"}),
 	unit("another writer not noticed", "sink", "TestAnotherWriter", "want a Refusal",
 		edit{"sink/publish.go", "		if r.BaseOffset != b.base {", "		if r.BaseOffset < 0 {"}),
 }
