@@ -355,6 +355,38 @@ func TestPreflightSlot(t *testing.T) {
 		l := newLegacy(t, testenv.Postgres(t, testenv.PGSetting("max_replication_slots", "0")), `CREATE TABLE p (id int PRIMARY KEY)`)
 		refusedWith(t, l.open(t, l.config(), table("p")), "max_replication_slots: 0 of 0 are in use")
 	})
+	t.Run("none free for another of the process", func(t *testing.T) {
+		t.Parallel()
+		l := newLegacy(t, testenv.Postgres(t, testenv.PGSetting("max_replication_slots", "1")), `CREATE TABLE p (id int PRIMARY KEY)`)
+		db := l.open(t, l.config(), table("p"))
+		db.Among([]string{l.name + "_2"}, nil)
+		refusedWith(t, db, "max_replication_slots: 0 of 1 are in use, and 2 are to be made")
+	})
+	t.Run("another of the process is there", func(t *testing.T) {
+		t.Parallel()
+		l := newLegacy(t, testenv.Postgres(t, testenv.PGSetting("max_replication_slots", "2")), `CREATE TABLE p (id int PRIMARY KEY)`,
+			`SELECT pg_create_logical_replication_slot('$db_2', 'pgoutput')`)
+		db := l.open(t, l.config(), table("p"))
+		db.Among([]string{l.name + "_2"}, nil)
+		if _, err := db.Prepare(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("left behind", func(t *testing.T) {
+		t.Parallel()
+		l := newLegacy(t, pg, `CREATE TABLE p (id int PRIMARY KEY)`, `SELECT pg_create_logical_replication_slot('$db_3', 'pgoutput')`,
+			`SELECT pg_create_logical_replication_slot('$db_4', 'test_decoding')`)
+		db := l.open(t, l.config(), table("p"))
+		db.Among(nil, []string{l.name + "_2", l.name + "_3", l.name + "_4"})
+		report, err := db.Doctor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := findings(report, capture.LevelWarning)
+		if !strings.Contains(got, "slot "+l.name+"_3: the mapping gives it no table") || strings.Contains(got, l.name+"_2") || strings.Contains(got, l.name+"_4") {
+			t.Errorf("warnings: got %s, want one of slot %s_3 and none of _2 and _4", got, l.name)
+		}
+	})
 	t.Run("wal_level", func(t *testing.T) {
 		t.Parallel()
 		l := newLegacy(t, testenv.Postgres(t, testenv.PGSetting("wal_level", "replica")), `CREATE TABLE p (id int PRIMARY KEY)`)
