@@ -219,10 +219,7 @@ func (l *lab) read(slot string, publications []string, end pglogrepl.LSN) (d dra
 	if err != nil {
 		return d, err
 	}
-	d.usage = after.since(before)
-	for _, cmd := range cmds {
-		d.usage.self += cmd.ProcessState.UserTime().Seconds() + cmd.ProcessState.SystemTime().Seconds()
-	}
+	d.usage = after.since(before) // of self, those that have ended are a part
 	d.foreign = d.usage.foreign(after.at.Sub(before.at))
 	return d, nil
 }
