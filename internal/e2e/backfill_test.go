@@ -170,7 +170,7 @@ func TestLostSlotIsRepaired(t *testing.T) {
 	if err := audit.BeginGap(t.Context(), conn); err != nil {
 		t.Fatal(err)
 	}
-	r.exec(`SELECT pg_drop_replication_slot($1)`, r.slotName())
+	r.exec(`SELECT pg_drop_replication_slot($1)`, r.slot())
 	r.commit(2, 10_000, 5000, false, 0)
 	want, err := audit.EndGap(t.Context(), conn)
 	if err != nil {
@@ -208,8 +208,6 @@ func TestLostSlotIsRepaired(t *testing.T) {
 	p.stop()
 	r.compare()
 }
-
-func (r *rig) slotName() string { return strings.TrimSuffix(r.topics[0], ".events") }
 
 // The running bridge is asked, and says clearly what it can't do.
 func TestBackfillBesideTheStream(t *testing.T) {

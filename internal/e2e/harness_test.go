@@ -26,6 +26,7 @@ import (
 
 	"backstory/internal/child"
 	"backstory/internal/e2e/audit"
+	"backstory/internal/e2e/stored"
 	"backstory/internal/testenv"
 )
 
@@ -65,26 +66,42 @@ type rig struct {
 	env     []string // of the bridge, beside the test's own
 }
 
-// newRig makes a table with standing rows, audited. Its topics are its own.
+// newRig makes a table with standing rows, audited. Its topics are its own; on
+// three brokers they have three replicas.
 func newRig(tb testing.TB, pg *testenv.PG, brokers []string, rows int) *rig {
 	tb.Helper()
 	r := &rig{tb: tb, dsn: pg.Database(tb), brokers: brokers, dir: tb.TempDir(), http: freeAddr(tb)}
-	prefix := filepath.Base(r.dsn)
-	prefix, _, _ = strings.Cut(prefix, "?")
+	prefix, _, _ := strings.Cut(filepath.Base(r.dsn), "?")
 	r.topics = [2]string{prefix + ".events", prefix + ".latest"}
-	mapping := strings.NewReplacer("product.events", r.topics[0], "product.latest", r.topics[1]).Replace(fmt.Sprintf(audit.Mapping, 1))
-	r.write("products.yaml", mapping)
+	r.configure()
+	if err := audit.Install(tb.Context(), r.connect(), rows); err != nil {
+		tb.Fatal(err)
+	}
+	return r
+}
+
+// second is another instance of the bridge: the same slot and topics, a state of
+// its own.
+func (r *rig) second(brokers []string) *rig {
+	r.tb.Helper()
+	other := *r
+	other.brokers, other.dir, other.http = brokers, r.tb.TempDir(), freeAddr(r.tb)
+	other.configure()
+	return &other
+}
+
+// configure writes the bridge's files.
+func (r *rig) configure() {
+	r.tb.Helper()
+	mapping := fmt.Sprintf(audit.Mapping, min(len(r.brokers), 3))
+	r.write("products.yaml", strings.NewReplacer("product.events", r.topics[0], "product.latest", r.topics[1]).Replace(mapping))
 	r.write("backstory.yaml", fmt.Sprintf(`
 source: {dsn: %q, slot: %s, publication: backstory}
 kafka: {brokers: [%s]}
 state: {dir: state}
 http: {listen: %q}
 mapping: products.yaml
-`, r.dsn, prefix, strings.Join(brokers, ", "), r.http))
-	if err := audit.Install(tb.Context(), r.connect(), rows); err != nil {
-		tb.Fatal(err)
-	}
-	return r
+`, r.dsn, r.slot(), strings.Join(r.brokers, ", "), r.http))
 }
 
 func freeAddr(tb testing.TB) string {
@@ -307,7 +324,8 @@ func (p *process) reached(end pglogrepl.LSN) error {
 	return err
 }
 
-// compare reads both topics and holds them against the audit.
+// compare reads both topics and holds them against the audit, and the state
+// against the latest topic. The bridge must have stopped.
 func (r *rig) compare() *audit.Report {
 	r.tb.Helper()
 	return r.compareAs("Product")
@@ -347,6 +365,9 @@ func (r *rig) compareAs(aggregate string) *audit.Report {
 	r.tb.Logf("%d committed row changes; %d keys, %d events, %d latest records", notes, report.Keys, report.Events, report.Latest)
 	if report.Wrong > 0 {
 		r.tb.Fatalf("%s", report)
+	}
+	if err := stored.Compare(ctx, filepath.Join(r.dir, "state"), latest); err != nil {
+		r.tb.Fatal(err)
 	}
 	return report
 }

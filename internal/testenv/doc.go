@@ -4,7 +4,8 @@
 //     private one that the test may kill.
 //   - [Kafka]: a real Apache Kafka 4.1, one broker or several, plain or with TLS
 //     and SASL. [KFake] is an embedded imitation: fast, and no proof.
-//   - [Proxy]: a connection that can be cut, stalled or slowed.
+//   - [Proxy]: a connection that can be cut, stalled or slowed, and that can lose a
+//     produce request, its answer, or hold it back.
 //   - [Eventually]: a bounded wait.
 //
 // # Which servers

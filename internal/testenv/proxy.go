@@ -18,6 +18,7 @@ type Link struct {
 	conns map[net.Conn]struct{} // both ends of each connection
 	gate  chan struct{}         // closed while bytes flow
 	delay time.Duration         // of each read
+	judge *judge                // nil: bytes pass as they are
 	stop  chan struct{}         // closed at the end
 	wg    sync.WaitGroup
 }
@@ -66,10 +67,7 @@ func (p *Link) Reset() {
 // reset makes the peers see a reset and not an orderly end.
 func (p *Link) reset() {
 	for c := range p.conns {
-		if t, ok := c.(*net.TCPConn); ok {
-			_ = t.SetLinger(0)
-		}
-		_ = c.Close()
+		abort(c)
 	}
 }
 
@@ -155,6 +153,13 @@ func (p *Link) serve(client net.Conn) {
 		return
 	}
 	defer p.remove(client, server)
+	p.mu.Lock()
+	j := p.judge
+	p.mu.Unlock()
+	if j != nil {
+		p.exchange(client, server, j)
+		return
+	}
 	var both sync.WaitGroup
 	both.Go(func() { p.pipe(server, client) })
 	both.Go(func() { p.pipe(client, server) })

@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -16,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"backstory/internal/e2e/audit"
-	"backstory/internal/state"
+	"backstory/internal/e2e/stored"
 )
 
 // Bounds of waiting with all faults over.
@@ -198,7 +196,10 @@ func (w *world) compare(ctx context.Context, conn *pgx.Conn, active *instance) e
 	if report.Wrong > 0 {
 		return errors.Join(fmt.Errorf("the topics are not what was committed\n%s", report), w.dump("events.jsonl", events), w.dump("latest.jsonl", latest))
 	}
-	return w.stateEqualsLatest(ctx, active, latest)
+	if err := stored.Compare(ctx, active.state, latest); err != nil {
+		return fmt.Errorf("bridge %s: %w", active.name, err)
+	}
+	return nil
 }
 
 // read returns a topic as two clients see it, which must be the same.
@@ -245,43 +246,6 @@ func (w *world) dump(name string, records []audit.Record) (err error) {
 		if err := encoder.Encode(line); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// stateEqualsLatest opens the state of the instance that had drained, and holds
-// each aggregate against its newest latest record.
-func (w *world) stateEqualsLatest(ctx context.Context, i *instance, latest []audit.Record) (err error) {
-	store, err := state.Open(ctx, state.Config{Dir: i.state, SegmentBytes: 1 << 20}, slog.New(slog.NewTextHandler(io.Discard, nil)), nil)
-	if err != nil {
-		return fmt.Errorf("state of bridge %s: %w", i.name, err)
-	}
-	defer func() { err = errors.Join(err, store.Close()) }()
-	newest := map[string]*audit.Record{}
-	for n := range latest {
-		newest[latest[n].Key] = &latest[n]
-	}
-	existing := 0
-	batch := store.Begin()
-	defer store.Drop(batch)
-	for key, l := range newest {
-		e, _, err := batch.Get(1, []byte(key))
-		if err != nil {
-			return err
-		}
-		image := e.Image
-		if !e.Exists() {
-			image = nil // what a deleted aggregate keeps is of another key
-		} else {
-			existing++
-		}
-		if int64(e.Version) != l.Version() || !bytes.Equal(image, l.Value) {
-			return fmt.Errorf("state of bridge %s: key %s has version %d and %.300s; latest %d/%d has version %d and %.300s",
-				i.name, key, e.Version, image, l.Partition, l.Offset, l.Version(), l.Value)
-		}
-	}
-	if n, _, _ := store.Count(1); n != existing {
-		return fmt.Errorf("state of bridge %s: %d aggregates exist, %d in latest", i.name, n, existing)
 	}
 	return nil
 }
