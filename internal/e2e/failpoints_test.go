@@ -2,10 +2,12 @@ package e2e_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -37,12 +39,9 @@ var places = []struct{ name, after string }{
 func TestDiesAtEveryStep(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, testenv.Postgres(t), testenv.Kafka(t).Brokers(), 1000)
-	r.program = filepath.Join(t.TempDir(), "backstory")
-	out, err := exec.Command("go", "build", "-tags", "failpoints", "-o", r.program, "backstory/cmd/backstory").CombinedOutput()
-	if err != nil {
-		t.Fatalf("build with failpoints: %v\n%s", err, out)
-	}
-	p := r.start("--backfill.chunk_rows", "300")
+	r.program = failing(t)
+	const chunks = "--backfill.chunk_rows=300"
+	p := r.start(chunks)
 	p.streaming()
 	p.kill()
 	var changes atomic.Int64
@@ -60,9 +59,9 @@ func TestDiesAtEveryStep(t *testing.T) {
 				t.Fatal(err)
 			}
 		case place.after != "":
-			r.diesAt(place.after)
+			r.diesAt(place.after, chunks)
 		}
-		r.diesAt(place.name)
+		r.diesAt(place.name, chunks)
 	}
 	stop()
 	if err := writing.Wait(); err != nil {
@@ -75,12 +74,35 @@ func TestDiesAtEveryStep(t *testing.T) {
 	r.compare()
 }
 
+// failing is the program with failpoints, built once.
+func failing(tb testing.TB) string {
+	tb.Helper()
+	path, err := failingBinary()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
+var failingBinary = sync.OnceValues(func() (string, error) {
+	path, err := binary()
+	if err != nil {
+		return "", err
+	}
+	path += "-failing" // beside it
+	out, err := exec.Command("go", "build", "-tags", "failpoints", "-o", path, "backstory/cmd/backstory").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build with failpoints: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
 // diesAt runs the bridge until it has died at a place.
-func (r *rig) diesAt(place string) {
+func (r *rig) diesAt(place string, flags ...string) {
 	r.tb.Helper()
 	r.env = []string{"BACKSTORY_TEST_FAILPOINT=" + place}
 	defer func() { r.env = nil }()
-	p := r.start("--backfill.chunk_rows", "300")
+	p := r.start(flags...)
 	if code := p.wait(time.Minute); code != -1 {
 		r.tb.Fatalf("exit code %d, want death at %s\n%s", code, place, tail(p.said(), 4000))
 	}
