@@ -36,6 +36,7 @@ type Producer struct {
 	over    atomic.Bool       // the session must not write any more
 	encoder encoder
 	planned uint64 // number of the session that the encoder plans offsets of; 0: the plan is void
+	heldUp  atomic.Pointer[heldUp]
 
 	mu   sync.Mutex
 	free []*Publication

@@ -280,23 +280,24 @@ func maySent(err error) bool {
 	return !errors.As(err, &op) || op.Op != "dial"
 }
 
-// outage is the waiting between attempts, as a metric too.
+// outage is the waiting between attempts, which also others are told of.
 type outage struct {
 	*attempts
-	metrics *metrics
-	waiting bool
+	producer *Producer
+	since    time.Time // of the first attempt that failed; zero: none has
 }
 
 func (p *Producer) outage(step string) *outage {
-	return &outage{attempts: p.reader.attempts(step), metrics: p.metrics}
+	return &outage{attempts: p.reader.attempts(step), producer: p}
 }
 
 func (o *outage) wait(ctx context.Context, err error) error {
-	o.metrics.retries.Inc()
-	if !o.waiting {
-		o.waiting = true
-		o.metrics.waiting.Inc()
+	o.producer.metrics.retries.Inc()
+	if o.since.IsZero() {
+		o.since = time.Now()
+		o.producer.metrics.waiting.Inc()
 	}
+	o.producer.heldUp.Store(&heldUp{step: o.step, since: o.since, err: err})
 	return o.attempts.wait(ctx, err)
 }
 
@@ -308,8 +309,27 @@ func (o *outage) over() {
 
 // leave ends the waiting, whatever came of it.
 func (o *outage) leave() {
-	if o.waiting {
-		o.waiting = false
-		o.metrics.waiting.Dec()
+	if !o.since.IsZero() {
+		o.since = time.Time{}
+		o.producer.metrics.waiting.Dec()
+		o.producer.heldUp.Store(nil)
 	}
+}
+
+// heldUp is what a step waits for.
+type heldUp struct {
+	step  string
+	since time.Time
+	err   error
+}
+
+// HeldUp says what keeps the producer from writing: a step that is being tried
+// again. Nil means that nothing does, or nothing that is known yet: the first
+// attempt may take RequestTimeout to fail. It may be called at any time.
+func (p *Producer) HeldUp() error {
+	h := p.heldUp.Load()
+	if h == nil {
+		return nil
+	}
+	return fmt.Errorf("kafka does not answer since %s: %s: %w", h.since.UTC().Format(time.RFC3339), h.step, h.err)
 }

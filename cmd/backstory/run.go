@@ -85,7 +85,7 @@ func (p *process) memory(aggregate string) verify.Memory {
 // ready says what keeps changes from flowing.
 func ready(s bridge.Status) error {
 	switch {
-	case s.Phase == "streaming":
+	case s.Phase == "streaming" && s.Error == "":
 		return nil
 	case s.Error != "":
 		return fmt.Errorf("%s: %s", s.Phase, s.Error)

@@ -60,26 +60,26 @@ func (b *Bridge) Run(ctx context.Context) error {
 	pause.MaxInterval = 15 * time.Second
 	begun := time.Now()
 	for streamed := false; ; {
-		b.status.phase("starting", nil)
+		b.phase("starting", nil)
 		err := b.session(ctx, func() { streamed = true; pause.Reset() })
 		switch {
 		case ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled) || restarts(err)):
-			b.status.phase("stopped", nil)
+			b.phase("stopped", nil)
 			b.log.Info("stopped", "lsn", b.Status().Confirmed)
 			return nil
 		case err == nil:
 			return errors.New("the stream ended by itself")
 		case !restarts(err):
-			b.status.phase("failed", err)
+			b.phase("failed", err)
 			return err
 		case !streamed && time.Since(begun) > b.cfg.StartupTimeout:
-			b.status.phase("failed", err)
+			b.phase("failed", err)
 			return fmt.Errorf("gave up after startup_timeout (%s): %w; check that the server is up and that its address is right",
 				b.cfg.StartupTimeout, unrestartable{err})
 		}
 		b.metrics.restarts.Inc()
 		wait := pause.NextBackOff()
-		b.status.phase("reconnecting", err)
+		b.phase("reconnecting", err)
 		b.log.Warn("session over, starting the next one", "err", err, "pause", wait)
 		select {
 		case <-time.After(wait):
@@ -88,12 +88,22 @@ func (b *Bridge) Run(ctx context.Context) error {
 	}
 }
 
+// phase tells what the bridge does now, and why it does not stream.
+func (b *Bridge) phase(name string, err error) {
+	b.status.phase(name, err)
+	streams := 0.0
+	if name == streaming {
+		streams = 1
+	}
+	b.metrics.streaming.Set(streams)
+}
+
 // unrestartable hides from callers that the error was one to retry.
 type unrestartable struct{ error }
 
 // session takes the slot, brings the state level with the topics and streams
 // until ctx is done (nil) or something breaks.
-func (b *Bridge) session(ctx context.Context, streaming func()) (err error) {
+func (b *Bridge) session(ctx context.Context, begun func()) (err error) {
 	start, remembered, err := b.memory.lsn()
 	if err != nil {
 		return err
@@ -112,13 +122,13 @@ func (b *Bridge) session(ctx context.Context, streaming func()) (err error) {
 	if err := b.bind(prepared); err != nil {
 		return err
 	}
-	b.status.phase("waiting for the slot", nil)
+	b.phase("waiting for the slot", nil)
 	src, err := b.db.Open(ctx, from)
 	if err != nil {
 		return fmt.Errorf("open the slot: %w", err)
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	b.status.phase("recovering", nil)
+	b.phase(recovering, nil)
 	if err := b.recover(ctx, start, remembered, prepared.Slot.Created); err != nil {
 		return err
 	}
@@ -131,8 +141,8 @@ func (b *Bridge) session(ctx context.Context, streaming func()) (err error) {
 		return err
 	}
 	b.sink.Rebase(base)
-	streaming()
-	b.status.phase("streaming", nil)
+	begun()
+	b.phase(streaming, nil)
 	return newStream(b, src, prepared, base).run(ctx)
 }
 

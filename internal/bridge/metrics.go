@@ -12,6 +12,7 @@ type metrics struct {
 	restarts   prometheus.Counter
 	mismatches prometheus.Counter
 	lastCommit prometheus.Gauge
+	streaming  prometheus.Gauge
 
 	backfillRows    *prometheus.GaugeVec
 	backfillTotal   *prometheus.GaugeVec
@@ -29,6 +30,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Old rows in WAL (REPLICA IDENTITY FULL) that differ from the state."}),
 		lastCommit: prometheus.NewGauge(prometheus.GaugeOpts{Name: "backstory_last_commit_timestamp_seconds",
 			Help: "Commit time of the newest change that is durable in both topics."}),
+		streaming: prometheus.NewGauge(prometheus.GaugeOpts{Name: "backstory_streaming",
+			Help: "1 while the bridge has the slot and streams; 0 while it starts, stands by, recovers or reconnects."}),
 		backfillRows: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "backstory_backfill_rows",
 			Help: "Rows that the table's last backfill has applied so far."}, []string{"table"}),
 		backfillTotal: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "backstory_backfill_estimated_rows",
@@ -38,7 +41,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		backfillRunning: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "backstory_backfill_running",
 			Help: "1 while a backfill of the table is not done, paused or not."}, []string{"table"}),
 	}
-	reg.MustRegister(m.events, m.restarts, m.mismatches, m.lastCommit,
+	reg.MustRegister(m.events, m.restarts, m.mismatches, m.lastCommit, m.streaming,
 		m.backfillRows, m.backfillTotal, m.backfillEvents, m.backfillRunning)
 	return m
 }

@@ -84,6 +84,9 @@ type Sink interface {
 	// Newest returns the newest record of each partition of a topic, nil where
 	// there is none.
 	Newest(ctx context.Context, table *transform.Table, topic transform.Topic) ([]*transform.Stored, error)
+	// HeldUp says what the sink waits for, nil if for nothing. Unlike the rest it may
+	// be called at any time.
+	HeldUp() error
 	// Rebase has all records from now on carry the base of their positions.
 	Rebase(base capture.LSN)
 	// Encode builds the record batches of events, which must be those of whole

@@ -15,7 +15,9 @@ type Status struct {
 	// reconnecting, stopped or failed.
 	Phase string    `json:"phase"`
 	Since time.Time `json:"since"`
-	Error string    `json:"error,omitempty"`
+	// Error says why the bridge does not stream; while it streams or recovers, what
+	// keeps it from writing to Kafka.
+	Error string `json:"error,omitempty"`
 	// Confirmed is the LSN below which Postgres may discard WAL.
 	Confirmed string `json:"confirmed_lsn,omitempty"`
 	// LastCommit is the commit time of the newest change that is in both topics.
@@ -89,11 +91,22 @@ func newStatusBoard(m *transform.Mapping) *statusBoard {
 	return b
 }
 
+// Phases in which the sink is at work.
+const (
+	recovering = "recovering"
+	streaming  = "streaming"
+)
+
 // Status returns a copy of what is known now.
 func (b *Bridge) Status() Status {
 	b.status.mu.Lock()
 	defer b.status.mu.Unlock()
 	s := b.status.status
+	if s.Phase == streaming || s.Phase == recovering {
+		if err := b.sink.HeldUp(); err != nil {
+			s.Error = err.Error()
+		}
+	}
 	s.Tables = append([]TableStatus(nil), s.Tables...)
 	for i, id := range b.status.ids {
 		partitions := b.mapping.Tables[i].Topics.Partitions

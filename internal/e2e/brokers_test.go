@@ -31,17 +31,18 @@ const killEvery = 10 * time.Second
 // sync. BACKSTORY_TEST_LEADER_SECONDS makes it as long as wanted.
 func TestLeadersKilled(t *testing.T) {
 	t.Parallel()
-	length := time.Duration(number(t, "BACKSTORY_TEST_LEADER_SECONDS", 25)) * time.Second
+	length := time.Duration(number(t, "BACKSTORY_TEST_LEADER_SECONDS", 20)) * time.Second
 	kafka := testenv.Kafka(t, testenv.KafkaBrokers(3))
 	r := newRig(t, testenv.Postgres(t), kafka.Brokers(), 1000)
 	p := r.start("--kafka.request_timeout=5s")
 	p.streaming()
 	client := r.kafka(kafka.Internal())
 	begun := time.Now()
-	written := r.writing(3, 1000, time.Millisecond, true)
+	written := r.writing(4, 1000, time.Millisecond, true)
 	kills := 0
-	for next := begun.Add(killEvery / 2); next.Before(begun.Add(length)); next = next.Add(killEvery) {
-		wait(t, time.Until(next))
+	wait(t, killEvery/2)
+	for time.Since(begun) < length {
+		next := time.Now().Add(killEvery)
 		leader := r.leader(client)
 		kafka.Kill9(t, leader)
 		kills++
@@ -49,8 +50,8 @@ func TestLeadersKilled(t *testing.T) {
 		if err := p.alive(); err != nil {
 			t.Fatal(err)
 		}
+		wait(t, time.Until(next))
 	}
-	wait(t, time.Until(begun.Add(length)))
 	took := time.Since(begun)
 	changes := written()
 	p.drained(5 * time.Minute)

@@ -12,20 +12,23 @@ import (
 // has the list of traps and of the tests that cover them.
 
 // Kafka stalls for several times wal_sender_timeout while writers write and other
-// tables fill the WAL: the bridge does not panic, keeps its slot, and confirms
-// nothing that Kafka does not have. Killed in the middle, it loses nothing.
+// tables fill the WAL: the bridge does not panic or grow, keeps its slot, says what
+// it waits for, and confirms nothing that Kafka does not have. It goes on in the same
+// session. Killed in the middle, it loses nothing.
 func TestTrapKafkaStallsLongerThanWALSenderTimeout(t *testing.T) {
 	t.Parallel()
 	kafka := testenv.Kafka(t, testenv.KafkaProxied())
 	r := newRig(t, testenv.Postgres(t, testenv.PGSetting("wal_sender_timeout", "2s")), kafka.Brokers(), 100)
 	r.exec(`CREATE TABLE unrelated (t text)`)
-	p := r.start()
+	flags := []string{"--kafka.request_timeout=2s", "--bridge.piece_bytes=256KiB"}
+	p := r.start(flags...)
 	p.drained(time.Minute)
 	for i, killed := range []bool{false, true} {
 		kafka.Proxy(0).Stall()
 		r.exec(`INSERT INTO products (id, name) VALUES ($1, 'stalled')`, 1_000_000+i)
-		stalled := r.walEnd()
+		stalled, peak := r.walEnd(), p.peak()
 		r.commit(2, 500, 100, true, 0)
+		r.exec(`INSERT INTO products (id, name, description) SELECT n, 'large', repeat('x', 3000) FROM generate_series($1::int, $1 + 29999) n`, 2_000_000+i*100_000)
 		session := r.slotSession()
 		begun := time.Now()
 		testenv.Eventually(t, time.Minute, func() error {
@@ -44,14 +47,25 @@ func TestTrapKafkaStallsLongerThanWALSenderTimeout(t *testing.T) {
 		if confirmed := r.confirmed(); confirmed >= stalled {
 			t.Errorf("confirmed %s, although Kafka does not have what was committed before %s", confirmed, stalled)
 		}
+		if grown := p.peak() - peak; grown > 64<<20 {
+			t.Errorf("the bridge has grown by %d MiB while 90 MiB wait", grown>>20)
+		}
+		p.notReady("streaming: kafka does not answer since ", "produce")
+		if streams, waits := p.metric("backstory_streaming"), p.metric("backstory_kafka_waiting"); streams != 1 || waits != 1 {
+			t.Errorf("metrics: streaming %v, waiting for Kafka %v, want 1 and 1", streams, waits)
+		}
 		if killed {
 			p.kill()
 		}
 		kafka.Proxy(0).Heal(t)
 		if killed {
-			p = r.start()
+			p = r.start(flags...)
 		}
 		p.drained(2 * time.Minute)
+		p.ready()
+		if waits, restarts := p.metric("backstory_kafka_waiting"), p.metric("backstory_session_restarts_total"); waits != 0 || restarts != 0 {
+			t.Errorf("metrics: waiting for Kafka %v, %v restarts, want none", waits, restarts)
+		}
 	}
 	p.stop()
 	r.compare()

@@ -88,6 +88,14 @@ func (p *Link) Slow(delay time.Duration) {
 	p.delay = delay
 }
 
+// Turn leads new connections to another server, and resets those there are.
+func (p *Link) Turn(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
+	p.reset()
+}
+
 // Heal ends Cut, Stall and Slow.
 func (p *Link) Heal(tb TB) {
 	tb.Helper()
@@ -144,7 +152,10 @@ func (p *Link) accept(l net.Listener) {
 
 func (p *Link) serve(client net.Conn) {
 	defer client.Close()
-	server, err := net.DialTimeout("tcp", p.target, 5*time.Second)
+	p.mu.Lock()
+	target, j := p.target, p.judge
+	p.mu.Unlock()
+	server, err := net.DialTimeout("tcp", target, 5*time.Second)
 	if err != nil {
 		return
 	}
@@ -153,9 +164,6 @@ func (p *Link) serve(client net.Conn) {
 		return
 	}
 	defer p.remove(client, server)
-	p.mu.Lock()
-	j := p.judge
-	p.mu.Unlock()
 	if j != nil {
 		p.exchange(client, server, j)
 		return
