@@ -158,7 +158,7 @@ func (s SASLConfig) secret() (string, error) {
 	}
 	b, err := os.ReadFile(s.PasswordFile)
 	if err != nil {
-		return "", fmt.Errorf("sasl.password_file: %w", err)
+		return "", &ConfigError{Problems: []string{fmt.Sprintf("sasl.password_file: %v", err)}}
 	}
 	return strings.TrimRight(string(b), "\r\n"), nil
 }

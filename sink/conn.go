@@ -169,7 +169,7 @@ func (t TLSConfig) load() (*tls.Config, error) {
 	if t.CAFile != "" {
 		pem, err := os.ReadFile(t.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("tls.ca_file: %w", err)
+			return nil, &ConfigError{Problems: []string{fmt.Sprintf("tls.ca_file: %v", err)}}
 		}
 		out.RootCAs = x509.NewCertPool()
 		if !out.RootCAs.AppendCertsFromPEM(pem) {

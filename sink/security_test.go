@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -242,5 +243,27 @@ func TestRights(t *testing.T) {
 				t.Errorf("got %v, want a Refusal that says what to grant", err)
 			}
 		})
+	}
+}
+
+// TestUnreadableFiles takes a file that is there and cannot be read for a wrong
+// configuration, not for a server that cannot be reached.
+func TestUnreadableFiles(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, wrong := range map[string]func(*sink.Config){
+		"tls.ca_file":   func(c *sink.Config) { c.TLS.CAFile = dir },
+		"tls.cert_file": func(c *sink.Config) { c.TLS.CertFile, c.TLS.KeyFile = dir, dir },
+		"sasl.password_file": func(c *sink.Config) {
+			c.SASL = sink.SASLConfig{Mechanism: "plain", Username: "ann", PasswordFile: dir}
+		},
+	} {
+		cfg := config([]string{"127.0.0.1:1"})
+		wrong(&cfg)
+		_, err := sink.Open(within(t), cfg, shop("product", 1), identity, "slot", quiet(), registry())
+		var usage interface{ Usage() bool }
+		if !errors.As(err, &usage) || !usage.Usage() || !strings.Contains(err.Error(), name) {
+			t.Errorf("got %v, want a wrong configuration that names %s", err, name)
+		}
 	}
 }
