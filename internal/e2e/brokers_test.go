@@ -28,13 +28,13 @@ const killEvery = 10 * time.Second
 // The broker that leads most partitions of both topics dies again and again while
 // writers write: every committed row version is told once, and in order. A broker
 // that comes back is not waited for, so that a leader may be the last one that is in
-// sync. BACKSTORY_TEST_LEADER_SECONDS makes it as long as wanted.
+// sync. The session is renewed meanwhile. BACKSTORY_TEST_LEADER_SECONDS makes it as long as wanted.
 func TestLeadersKilled(t *testing.T) {
 	t.Parallel()
 	length := time.Duration(number(t, "BACKSTORY_TEST_LEADER_SECONDS", 20)) * time.Second
 	kafka := testenv.Kafka(t, testenv.KafkaBrokers(3))
 	r := newRig(t, testenv.Postgres(t), kafka.Brokers(), 1000)
-	p := r.start("--kafka.request_timeout=5s")
+	p := r.start("--kafka.request_timeout=5s", "--bridge.renew_interval=1m")
 	p.streaming()
 	client := r.kafka(kafka.Internal())
 	begun := time.Now()

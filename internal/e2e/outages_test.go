@@ -307,3 +307,44 @@ func TestLostTopics(t *testing.T) {
 		}
 	}
 }
+
+// A second instance waits for the slot and takes over when the first one dies, and
+// when it stands still. One that goes on after that has lost the slot: it stands by
+// and writes nothing, and fences nobody.
+func TestStandby(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, testenv.Postgres(t, testenv.PGSetting("wal_sender_timeout", "2s")), testenv.Kafka(t).Brokers(), 200)
+	rigs := [2]*rig{r, r.second(r.brokers)}
+	one := rigs[0].start()
+	one.drained(time.Minute)
+	stop := r.writing(2, 200, 5*time.Millisecond, true)
+	two := rigs[1].start()
+	two.notReady("waiting for the slot")
+
+	died := time.Now()
+	one.kill()
+	two.streaming()
+	t.Logf("taken over from a dead instance in %s", time.Since(died).Round(time.Millisecond))
+
+	one = rigs[0].start()
+	one.notReady("waiting for the slot")
+	if err := two.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	frozen := time.Now()
+	one.streaming()
+	t.Logf("taken over from a frozen instance in %s", time.Since(frozen).Round(time.Millisecond))
+	if err := two.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	two.notReady("waiting for the slot")
+	changes := stop()
+	one.drained(time.Minute)
+	if n := one.metric("backstory_session_restarts_total"); n != 0 {
+		t.Errorf("the instance that took over has restarted %v times, want none: it was fenced in turn", n)
+	}
+	two.stop()
+	one.stop()
+	t.Logf("%d changes", changes)
+	rigs[0].compare()
+}
