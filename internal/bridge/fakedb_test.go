@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"backstory/capture"
@@ -21,6 +22,22 @@ var relation = &capture.Relation{ID: 16400, Schema: "public", Name: "products", 
 	{Name: "stock", OID: 23, Base: 23}, {Name: "attributes", OID: 3802, Base: 3802}, {Name: "tags", OID: 1009, Base: 1009, Elem: 25},
 	{Name: "active", OID: 16, Base: 16}, {Name: "weight", OID: 701, Base: 701}, {Name: "updated_at", OID: 1184, Base: 1184},
 }}
+
+// relations are the tables: the second one, where a test has it, is like the first,
+// with the same keys.
+var relations = [2]*capture.Relation{relation, func() *capture.Relation {
+	second := *relation
+	second.ID, second.Name = 16500, "articles"
+	return &second
+}()}
+
+// prefixes tell the keys of the tables apart in rows and history.
+var prefixes = [2]string{"", "article "}
+
+// tableOf is the number of a table.
+func tableOf(name string) int {
+	return slices.IndexFunc(relations[:], func(r *capture.Relation) bool { return r.Name == name })
+}
 
 // keys is how many rows writers choose from.
 const keys = 15
@@ -38,12 +55,13 @@ type transaction struct {
 	undo        map[string]audit.Row
 }
 
-// fakeDB is a database with one table: commits are in WAL at once and become
+// fakeDB is a database with one table or two: commits are in WAL at once and become
 // visible later; the slot redelivers from what was confirmed.
 type fakeDB struct {
 	mu        sync.Mutex
 	cond      *sync.Cond
 	rng       *rand.Rand
+	two       bool                 // tables
 	rows      map[string]audit.Row // with every commit record
 	history   audit.History
 	wal       []*transaction
@@ -80,9 +98,11 @@ func newRow(id, description, price, stock string) audit.Row {
 }
 
 // standing puts a row into the table before the story begins.
-func (db *fakeDB) standing(row audit.Row) {
-	db.rows[*row[colID]] = row
-	db.history[*row[colID]] = append(db.history[*row[colID]], audit.Step{New: row, Standing: true})
+func (db *fakeDB) standing(row audit.Row) { db.stand(*row[colID], row) }
+
+func (db *fakeDB) stand(key string, row audit.Row) {
+	db.rows[key] = row
+	db.history[key] = append(db.history[key], audit.Step{New: row, Standing: true})
 }
 
 // begin forgets what was before the slot: its rows stand in the table. Making a
@@ -92,8 +112,8 @@ func (db *fakeDB) begin() {
 		t.visible = true
 	}
 	db.history = audit.History{}
-	for _, row := range db.rows {
-		db.standing(row)
+	for key, row := range db.rows {
+		db.stand(key, row)
 	}
 }
 
@@ -114,11 +134,15 @@ func (db *fakeDB) restore(tip capture.LSN) {
 	db.begin()
 }
 
-// tx is a transaction being written.
+// tx is a transaction being written, to one table after another.
 type tx struct {
-	db *fakeDB
-	t  *transaction
+	db    *fakeDB
+	t     *transaction
+	table int
 }
+
+// key is that of a row in the table being written.
+func (t *tx) key(row audit.Row) string { return prefixes[t.table] + *row[colID] }
 
 // commit runs f in a transaction and appends it to the WAL, not yet visible. It
 // first waits for none: keys whose last transaction is invisible are locked, and
@@ -140,7 +164,7 @@ func (db *fakeDB) commit(f func(t *tx)) *transaction {
 	for i := range t.t.changes {
 		c := &t.t.changes[i]
 		c.Pos = capture.Position{LSN: t.t.commit, Kind: capture.KindChange, Index: uint32(i + 1)}
-		c.XID, c.Time, c.Relation = t.t.xid, 1_700_000_000_000_000+int64(t.t.commit), relation
+		c.XID, c.Time = t.t.xid, 1_700_000_000_000_000+int64(t.t.commit)
 	}
 	db.wal = append(db.wal, t.t)
 	db.cond.Broadcast()
@@ -148,7 +172,7 @@ func (db *fakeDB) commit(f func(t *tx)) *transaction {
 }
 
 func (t *tx) put(op capture.Op, old, now audit.Row) {
-	c := capture.Change{Op: op}
+	c := capture.Change{Op: op, Relation: relations[t.table]}
 	if now != nil {
 		c.New = values(now)
 	}
@@ -168,14 +192,14 @@ func (t *tx) note(old, now audit.Row) {
 	step := audit.Step{Old: old, New: now}
 	switch {
 	case old == nil:
-		t.set(*now[colID], now, step)
+		t.set(t.key(now), now, step)
 	case now == nil:
-		t.set(*old[colID], nil, step)
+		t.set(t.key(old), nil, step)
 	case *old[colID] != *now[colID]:
-		t.set(*old[colID], nil, audit.Step{Old: old, Cause: "key-changed", Related: *now[colID]})
-		t.set(*now[colID], now, audit.Step{New: now, Cause: "key-changed", Related: *old[colID]})
+		t.set(t.key(old), nil, audit.Step{Old: old, Cause: "key-changed", Related: t.key(now)})
+		t.set(t.key(now), now, audit.Step{New: now, Cause: "key-changed", Related: t.key(old)})
 	default:
-		t.set(*now[colID], now, step)
+		t.set(t.key(now), now, step)
 	}
 }
 
@@ -195,10 +219,19 @@ func (t *tx) set(key string, row audit.Row, step audit.Step) {
 // that is taken under the lock of a chunk.
 func (t *tx) truncate() {
 	t.t.visible = true
-	t.t.changes = append(t.t.changes, capture.Change{Op: capture.OpTruncate})
+	t.t.changes = append(t.t.changes, capture.Change{Op: capture.OpTruncate, Relation: relations[t.table]})
 	for _, key := range slices.Sorted(keysOf(t.db.rows)) {
+		if _, ok := idIn(t.table, key); !ok {
+			continue
+		}
 		t.set(key, nil, audit.Step{Old: t.db.rows[key], Cause: "truncate"})
 	}
+}
+
+// idIn is the id of a key, if it is one of the table's.
+func idIn(table int, key string) (string, bool) {
+	id, second := strings.CutPrefix(key, prefixes[1])
+	return id, second == (table == 1)
 }
 
 func keysOf(m map[string]audit.Row) func(func(string) bool) {
@@ -239,11 +272,21 @@ func (db *fakeDB) appear(all bool) {
 	db.cond.Broadcast()
 }
 
-// snapshot is the table without the invisible transactions.
-func (db *fakeDB) snapshot() (map[string]audit.Row, capture.Snapshot) {
+// idle lets WAL grow by what is written to other tables.
+func (db *fakeDB) idle() {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.tip += 8 * capture.LSN(1+db.rng.IntN(3))
+	db.cond.Broadcast()
+}
+
+// snapshot is a table without the invisible transactions.
+func (db *fakeDB) snapshot(table int) (map[string]audit.Row, capture.Snapshot) {
 	rows := map[string]audit.Row{}
 	for k, r := range db.rows {
-		rows[k] = r
+		if id, ok := idIn(table, k); ok {
+			rows[id] = r
+		}
 	}
 	s := capture.Snapshot{Xmin: uint64(db.xid) + 1, Xmax: uint64(db.xid) + 1}
 	for _, t := range slices.Backward(db.wal) {
@@ -253,10 +296,13 @@ func (db *fakeDB) snapshot() (map[string]audit.Row, capture.Snapshot) {
 		s.Running = append(s.Running, uint64(t.xid))
 		s.Xmin = min(s.Xmin, uint64(t.xid))
 		for k, r := range t.undo {
-			if r == nil {
-				delete(rows, k)
-			} else {
-				rows[k] = r
+			id, ok := idIn(table, k)
+			switch {
+			case !ok:
+			case r == nil:
+				delete(rows, id)
+			default:
+				rows[id] = r
 			}
 		}
 	}
@@ -269,8 +315,12 @@ func (db *fakeDB) snapshot() (map[string]audit.Row, capture.Snapshot) {
 func (db *fakeDB) Prepare(_ context.Context, create bool) (*capture.Prepared, error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	p := &capture.Prepared{Identity: capture.Identity{System: 7, Timeline: 1, Database: "shop"}, Server: 150000,
-		Tables: []capture.TableInfo{{TableRef: capture.TableRef{Schema: "public", Name: "products"}, PrimaryKey: []string{"id"}, Relation: relation}}}
+	p := &capture.Prepared{Identity: capture.Identity{System: 7, Timeline: 1, Database: "shop"}, Server: 150000}
+	for i, r := range relations {
+		if i == 0 || db.two {
+			p.Tables = append(p.Tables, capture.TableInfo{TableRef: capture.TableRef{Schema: r.Schema, Name: r.Name}, PrimaryKey: []string{"id"}, Relation: r})
+		}
+	}
 	if !db.created {
 		if !create {
 			return nil, errors.New("the slot is gone")
@@ -364,9 +414,12 @@ func (s *fakeSource) Close() error { return nil }
 
 // ---- bridge.Reader
 
-type fakeReader struct{ db *fakeDB }
+type fakeReader struct {
+	db    *fakeDB
+	table int
+}
 
-func (db *fakeDB) OpenReader(context.Context, capture.TableInfo, string) (bridge.Reader, error) {
+func (db *fakeDB) OpenReader(_ context.Context, table capture.TableInfo, _ string) (bridge.Reader, error) {
 	if db.opening != nil {
 		db.opening()
 	}
@@ -375,7 +428,7 @@ func (db *fakeDB) OpenReader(context.Context, capture.TableInfo, string) (bridge
 	if db.rng.Float64() < db.faults {
 		return nil, &crash{"opening a reader"}
 	}
-	return &fakeReader{db: db}, nil
+	return &fakeReader{db: db, table: tableOf(table.Name)}, nil
 }
 
 func (r *fakeReader) Horizon(context.Context) (capture.LSN, uint64, error) {
@@ -389,7 +442,7 @@ func (r *fakeReader) Wait(ctx context.Context, xmax uint64) error {
 	defer r.db.mu.Unlock()
 	defer context.AfterFunc(ctx, func() { r.db.mu.Lock(); r.db.cond.Broadcast(); r.db.mu.Unlock() })()
 	for {
-		if _, s := r.db.snapshot(); s.Xmin >= xmax {
+		if _, s := r.db.snapshot(r.table); s.Xmin >= xmax {
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -426,8 +479,9 @@ func (r *fakeReader) Lookup(_ context.Context, keys [][]string) (*capture.Chunk,
 // read takes a snapshot, lets others commit, and then writes the watermark.
 func (r *fakeReader) read(choose func(ids []string) ([]string, bool)) (*capture.Chunk, error) {
 	r.db.mu.Lock()
-	rows, snapshot := r.db.snapshot()
+	rows, snapshot := r.db.snapshot(r.table)
 	ids, done := choose(slices.Sorted(keysOf(rows)))
+	relation := relations[r.table]
 	chunk := &capture.Chunk{Relation: relation, Snapshot: snapshot, Done: done, Time: 1_700_000_000_000_000 + int64(r.db.tip)}
 	r.db.mu.Unlock()
 	r.mark(chunk)
@@ -461,35 +515,45 @@ func (r *fakeReader) mark(chunk *capture.Chunk) {
 func (r *fakeReader) StandbyLag(context.Context) (int64, error) { return 0, nil }
 func (r *fakeReader) Close() error                              { return nil }
 
-// random commits one random transaction on unlocked keys 1 to n.
+// random commits one random transaction on unlocked keys 1 to n of the tables.
 func (db *fakeDB) random(n int) {
 	db.commit(func(t *tx) {
 		for range 1 + db.rng.IntN(4) {
-			key := strconv.Itoa(1 + db.rng.IntN(n))
-			if db.locked(key) {
-				continue
+			if db.two {
+				t.table = db.rng.IntN(2)
 			}
-			row := db.rows[key]
-			switch p := db.rng.IntN(20); {
-			case row == nil:
-				t.put(capture.OpInsert, nil, newRow(key, db.description(), "1.00", "0"))
-			case p < 3:
-				t.put(capture.OpDelete, row, nil)
-			case p < 5:
-				to := strconv.Itoa(1 + db.rng.IntN(n))
-				if db.rows[to] != nil || db.locked(to) {
-					continue
-				}
-				now := slices.Clone(row)
-				now[colID] = text(to)
-				t.put(capture.OpUpdate, row, now)
-			case p == 5 && !slices.ContainsFunc(db.wal, func(t *transaction) bool { return len(t.undo) > 0 && !t.visible }):
-				t.truncate()
-			default:
-				t.put(capture.OpUpdate, row, db.changed(row))
-			}
+			t.random(n)
 		}
 	})
+}
+
+// random changes one unlocked row, or none.
+func (t *tx) random(n int) {
+	db := t.db
+	id := strconv.Itoa(1 + db.rng.IntN(n))
+	key := prefixes[t.table] + id
+	if db.locked(key) {
+		return
+	}
+	row := db.rows[key]
+	switch p := db.rng.IntN(20); {
+	case row == nil:
+		t.put(capture.OpInsert, nil, newRow(id, db.description(), "1.00", "0"))
+	case p < 3:
+		t.put(capture.OpDelete, row, nil)
+	case p < 5:
+		to := strconv.Itoa(1 + db.rng.IntN(n))
+		if db.rows[prefixes[t.table]+to] != nil || db.locked(prefixes[t.table]+to) {
+			return
+		}
+		now := slices.Clone(row)
+		now[colID] = text(to)
+		t.put(capture.OpUpdate, row, now)
+	case p == 5 && !slices.ContainsFunc(db.wal, func(t *transaction) bool { return len(t.undo) > 0 && !t.visible }):
+		t.truncate()
+	default:
+		t.put(capture.OpUpdate, row, db.changed(row))
+	}
 }
 
 func (db *fakeDB) description() string {

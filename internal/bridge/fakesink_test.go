@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"backstory/capture"
@@ -20,12 +21,12 @@ import (
 // partitions of each fake topic.
 const partitions = 3
 
-// kafka is what outlives a process: two topics, the fence, and requests of dead
+// kafka is what outlives a process: two topics of each table, the fence, and requests of dead
 // sessions that may still land.
 type kafka struct {
 	mu     sync.Mutex
 	rng    *rand.Rand
-	log    [2][partitions][]transform.Stored // control records have a nil Table
+	log    [2][2][partitions][]transform.Stored // by table and topic; control records have a nil Table
 	fence  int
 	ghosts []request
 	faults float64          // probability that a step dies
@@ -37,6 +38,7 @@ type kafka struct {
 // request is one partition's part of a publication.
 type request struct {
 	session   int
+	table     int
 	topic     transform.Topic
 	partition int32
 	records   []transform.Stored
@@ -55,7 +57,7 @@ func partitionOf(key []byte) int32 {
 
 // append lands a request if its session is not fenced and nothing is missing before it.
 func (k *kafka) append(r request) bool {
-	log := &k.log[r.topic][r.partition]
+	log := &k.log[r.table][r.topic][r.partition]
 	if r.session < k.fence || r.at != int64(len(*log)) {
 		return false
 	}
@@ -83,7 +85,7 @@ func (c *crash) Error() string { return "crash while " + c.at }
 type fakeSink struct {
 	k       *kafka
 	session int
-	ends    [2][partitions]int64 // predicted
+	ends    [2][2][partitions]int64 // predicted
 	base    capture.LSN
 }
 
@@ -103,10 +105,12 @@ func (s *fakeSink) Fence(context.Context) error {
 	}
 	s.k.fence++
 	s.session = s.k.fence
-	for t := range s.k.log {
-		for p := range s.k.log[t] {
-			s.k.log[t][p] = append(s.k.log[t][p], transform.Stored{})
-			s.ends[t][p] = int64(len(s.k.log[t][p]))
+	for table := range s.k.log {
+		for t := range s.k.log[table] {
+			for p, log := range s.k.log[table][t] {
+				s.k.log[table][t][p] = append(log, transform.Stored{})
+				s.ends[table][t][p] = int64(len(log)) + 1
+			}
 		}
 	}
 	return nil
@@ -122,7 +126,7 @@ func (s *fakeSink) Check(_ context.Context, marks []transform.Mark) error {
 	s.k.mu.Lock()
 	defer s.k.mu.Unlock()
 	for _, m := range marks {
-		log := s.k.log[m.Topic][m.Partition]
+		log := s.k.log[tableOf(m.Table.Name)][m.Topic][m.Partition]
 		if int64(len(log)) < m.End || (m.LastAt >= 0 && log[m.LastAt].ID != m.Last) {
 			return fmt.Errorf("%s, partition %d: not the record that is remembered at %d", m.Topic, m.Partition, m.LastAt)
 		}
@@ -136,7 +140,7 @@ func (s *fakeSink) Fold(_ context.Context, t *transform.Table, topic transform.T
 	s.k.land() // the fence keeps them out
 	var marks []transform.Mark
 	for p := range int32(partitions) {
-		log := s.k.log[topic][p]
+		log := s.k.log[tableOf(t.Name)][topic][p]
 		m := transform.Mark{Table: t, Topic: topic, Partition: p, End: int64(len(log)), LastAt: -1}
 		for at := from[p]; at < m.End; at++ {
 			if log[at].Table == nil {
@@ -156,12 +160,12 @@ func (s *fakeSink) Fold(_ context.Context, t *transform.Table, topic transform.T
 	return marks, nil
 }
 
-func (s *fakeSink) Newest(_ context.Context, _ *transform.Table, topic transform.Topic) ([]*transform.Stored, error) {
+func (s *fakeSink) Newest(_ context.Context, t *transform.Table, topic transform.Topic) ([]*transform.Stored, error) {
 	s.k.mu.Lock()
 	defer s.k.mu.Unlock()
 	newest := make([]*transform.Stored, partitions)
 	for p := range newest {
-		for _, r := range s.k.log[topic][p] {
+		for _, r := range s.k.log[tableOf(t.Name)][topic][p] {
 			if r.Table != nil {
 				newest[p] = &r
 			}
@@ -181,7 +185,7 @@ func (s *fakeSink) Orphans(ctx context.Context, t *transform.Table, latestFrom [
 		if n == nil || n.Offset < latestFrom[p] {
 			continue
 		}
-		if !slices.ContainsFunc(s.k.log[transform.Events][p], func(r transform.Stored) bool { return r.Table != nil && r.ID == n.ID }) {
+		if !slices.ContainsFunc(s.k.log[tableOf(t.Name)][transform.Events][p], func(r transform.Stored) bool { return r.Table != nil && r.ID == n.ID }) {
 			return fmt.Errorf("partition %d: event %s is missing", p, n.ID)
 		}
 	}
@@ -189,13 +193,15 @@ func (s *fakeSink) Orphans(ctx context.Context, t *transform.Table, latestFrom [
 }
 
 func (s *fakeSink) Encode(events []transform.Event) (bridge.Publication, error) {
-	below := make([]int64, partitions)
-	copy(below, s.ends[transform.Events][:])
+	var below [2][]int64
+	for table := range below {
+		below[table] = slices.Clone(s.ends[table][transform.Events][:])
+	}
 	return s.publication(events, below, true), nil
 }
 
 func (s *fakeSink) EncodeState(events []transform.Event, below []int64) (bridge.Publication, error) {
-	return s.publication(events, below, false), nil
+	return s.publication(events, [2][]int64{below, below}, false), nil // the events are of one table
 }
 
 type publication struct {
@@ -204,25 +210,27 @@ type publication struct {
 	marks    []transform.Mark
 }
 
-func (s *fakeSink) publication(events []transform.Event, below []int64, both bool) *publication {
+func (s *fakeSink) publication(events []transform.Event, below [2][]int64, both bool) *publication {
 	p := &publication{s: s}
-	var parts [2][partitions][]transform.Stored
+	var parts [2][2][partitions][]transform.Stored
 	for _, e := range events {
-		part := partitionOf(e.Key)
+		table, part := tableOf(e.Table.Name), partitionOf(e.Key)
 		r := transform.Stored{Event: clone(e), Partition: part, Base: s.base}
 		if both {
 			r.Topic = transform.Events
-			parts[transform.Events][part] = append(parts[transform.Events][part], r)
+			parts[table][transform.Events][part] = append(parts[table][transform.Events][part], r)
 		}
-		r.Topic, r.EventsOffset = transform.Latest, below[part]
-		latest := &parts[transform.Latest][part]
+		r.Topic, r.EventsOffset = transform.Latest, below[table][part]
+		latest := &parts[table][transform.Latest][part]
 		*latest = slices.DeleteFunc(*latest, func(o transform.Stored) bool { return bytes.Equal(o.Key, e.Key) })
 		*latest = append(*latest, r)
 	}
-	for t := range parts {
-		for part, records := range parts[t] {
-			if len(records) > 0 {
-				p.add(request{session: s.session, topic: transform.Topic(t), partition: int32(part), records: records})
+	for table := range parts {
+		for t := range parts[table] {
+			for part, records := range parts[table][t] {
+				if len(records) > 0 {
+					p.add(request{session: s.session, table: table, topic: transform.Topic(t), partition: int32(part), records: records})
+				}
 			}
 		}
 	}
@@ -230,7 +238,7 @@ func (s *fakeSink) publication(events []transform.Event, below []int64, both boo
 }
 
 func (p *publication) add(r request) {
-	end := &p.s.ends[r.topic][r.partition]
+	end := &p.s.ends[r.table][r.topic][r.partition]
 	r.at = *end
 	*end += int64(len(r.records))
 	for i := range r.records {
@@ -303,24 +311,27 @@ func (p *publication) send(topic transform.Topic) error {
 	return nil
 }
 
-// records are a topic's as any consumer sees them.
+// records are a topic's of all tables as any consumer sees them, with keys and
+// event types as the history has them.
 func (k *kafka) records(topic transform.Topic) []audit.Record {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var out []audit.Record
-	for _, log := range k.log[topic] {
-		for i := range log {
-			if log[i].Table != nil {
-				out = append(out, record(&log[i]))
+	for table := range k.log {
+		for _, log := range k.log[table][topic] {
+			for i := range log {
+				if log[i].Table != nil {
+					out = append(out, record(&log[i], prefixes[table]))
+				}
 			}
 		}
 	}
 	return out
 }
 
-func record(s *transform.Stored) audit.Record {
-	r := audit.Record{Key: string(s.Key), Value: s.Data, Partition: s.Partition, Offset: s.Offset, Headers: map[string]string{
-		"ce_id": s.ID.String(), "ce_type": s.Type, "ce_aggregateversion": strconv.FormatUint(s.Version, 10),
+func record(s *transform.Stored, prefix string) audit.Record {
+	r := audit.Record{Key: prefix + string(s.Key), Value: s.Data, Partition: s.Partition, Offset: s.Offset, Headers: map[string]string{
+		"ce_id": s.ID.String(), "ce_type": strings.Replace(s.Type, "Article", "Product", 1), "ce_aggregateversion": strconv.FormatUint(s.Version, 10),
 	}}
 	if s.Topic == transform.Latest {
 		r.Value = s.State
@@ -330,7 +341,7 @@ func record(s *transform.Stored) audit.Record {
 		r.Headers["ce_cause"] = c
 	}
 	if s.Related != nil {
-		r.Headers["ce_related"] = string(s.Related)
+		r.Headers["ce_related"] = prefix + string(s.Related)
 	}
 	if s.Op == capture.OpRead {
 		r.Headers["ce_op"] = "read"

@@ -43,7 +43,7 @@ func (w *world) begin(t *testing.T, flush time.Duration, settings ...func(*bridg
 	bc := bridge.DefaultConfig()
 	bc.SyncInterval = flush
 	i := &instance{w: w, store: store, done: make(chan error, 1),
-		b: bridge.New(bc, bridge.BackfillConfig{Initial: true, ChunkRows: 3, Parallel: 1}, w.db, &fakeSink{k: w.kafka}, store, mapping(t), log, prometheus.NewRegistry())}
+		b: bridge.New(bc, bridge.BackfillConfig{Initial: true, ChunkRows: 3, Parallel: 1}, w.db, &fakeSink{k: w.kafka}, store, w.db.mapping(t), log, prometheus.NewRegistry())}
 	for _, set := range settings {
 		set(i.b)
 	}
