@@ -31,6 +31,8 @@ type kafka struct {
 	ghosts []request
 	faults float64          // probability that a step dies
 	held   [2]chan struct{} // a topic's requests wait until it is closed; nil: they do not
+	// unread has the next process die before it reads the topics, once.
+	unread bool
 	// lands, if it is there, says once which requests land before the process dies.
 	lands func(request) bool
 }
@@ -43,6 +45,13 @@ type request struct {
 	partition int32
 	records   []transform.Stored
 	at        int64 // base offset that the session expects
+}
+
+// session is the number of the newest session.
+func (k *kafka) session() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.fence
 }
 
 func newKafka(seed uint64) *kafka { return &kafka{rng: rand.New(rand.NewPCG(seed, 2))} }
@@ -137,6 +146,10 @@ func (s *fakeSink) Check(_ context.Context, marks []transform.Mark) error {
 func (s *fakeSink) Fold(_ context.Context, t *transform.Table, topic transform.Topic, from []int64, fn func(*transform.Stored) error) ([]transform.Mark, error) {
 	s.k.mu.Lock()
 	defer s.k.mu.Unlock()
+	if s.k.unread {
+		s.k.unread = false
+		return nil, &crash{"folding"}
+	}
 	s.k.land() // the fence keeps them out
 	var marks []transform.Mark
 	for p := range int32(partitions) {

@@ -17,14 +17,16 @@ import (
 //	lsn                     8 bytes: everything below is published and in the state
 //	base                    8 bytes: what is added to the positions of the WAL; see rebase
 //	moved                   there if the topics had more than a session of this state has left in them
+//	fences                  8 bytes: own fences since the ends of the topics were remembered, if any
 //	aggregate/NAME          JSON [registration]
 //	mark/ID/TOPIC/PARTITION 32 bytes: end, offset of the newest record, its ce_id
 //	import/ID               JSON [importRun]
 //	old/SEQUENCE            image that an aggregate had before its key was changed, see [states]
 const (
-	metaLSN   = "lsn"
-	metaMoved = "moved"
-	metaBase  = "base"
+	metaLSN    = "lsn"
+	metaMoved  = "moved"
+	metaFences = "fences"
+	metaBase   = "base"
 )
 
 // registration ties an aggregate's name to its number in the state and to what
@@ -97,6 +99,55 @@ func setMoved(b *state.Batch, moved bool) {
 		v = []byte{}
 	}
 	b.SetMeta(metaMoved, v)
+}
+
+// fences is how many of the bridge's own fences the remembered ends of the topics do
+// not have: those of processes that died before they remembered the ends anew. One
+// that died before it could be counted looks like another instance's.
+func (m memory) fences() (int64, error) {
+	v, ok := m.store.Meta(metaFences)
+	if !ok {
+		return 0, nil
+	}
+	if len(v) != 8 {
+		return 0, damaged(metaFences)
+	}
+	return int64(binary.BigEndian.Uint64(v)), nil
+}
+
+func setFences(b *state.Batch, n int64) {
+	b.SetMeta(metaFences, binary.BigEndian.AppendUint64(nil, uint64(n)))
+}
+
+// fenced counts a fence and returns the number.
+func (m memory) fenced() (int64, error) {
+	n, err := m.fences()
+	if err != nil {
+		return 0, err
+	}
+	b := m.store.Begin()
+	setFences(b, n+1)
+	return n + 1, m.store.Commit(b)
+}
+
+// renewed takes the markers of a renewed session into the remembered ends. Nothing
+// may be under way.
+func (m memory) renewed(tables []*transform.Table) error {
+	b := m.store.Begin()
+	for _, t := range tables {
+		for _, topic := range []transform.Topic{transform.Events, transform.Latest} {
+			marks, _, err := m.marks(t, topic)
+			if err != nil {
+				m.store.Drop(b)
+				return err
+			}
+			for _, mark := range marks {
+				mark.End, mark.LastAt = mark.End+1, -1
+				m.setMark(b, markName(t.ID, topic, mark.Partition), mark)
+			}
+		}
+	}
+	return m.store.Commit(b)
 }
 
 func markName(table uint16, topic transform.Topic, partition int32) string {

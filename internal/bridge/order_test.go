@@ -42,6 +42,9 @@ func (w *world) begin(t *testing.T, flush time.Duration, settings ...func(*bridg
 	t.Cleanup(func() { _ = store.Close() }) // some tests close it themselves
 	bc := bridge.DefaultConfig()
 	bc.SyncInterval = flush
+	if w.renew > 0 {
+		bc.RenewInterval = w.renew
+	}
 	i := &instance{w: w, store: store, done: make(chan error, 1),
 		b: bridge.New(bc, bridge.BackfillConfig{Initial: true, ChunkRows: 3, Parallel: 1}, w.db, &fakeSink{k: w.kafka}, store, w.db.mapping(t), log, prometheus.NewRegistry())}
 	for _, set := range settings {
@@ -173,32 +176,82 @@ func TestConfirmsOnlyWhatIsFlushed(t *testing.T) {
 }
 
 // A slot that somebody has moved while nobody was at the topics has lost changes:
-// the bridge says so and does not stream over the gap.
+// the bridge says so and does not stream over the gap. The markers of its own
+// sessions must not pass for another instance's.
 func TestMovedSlotIsRefused(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	for key := range 3 { // a start that finds nothing new must not hide the gap
-		i := w.begin(t, time.Millisecond)
-		i.imported(t)
-		end := w.db.insert(fmt.Sprint(key + 1))
+	tests := []struct {
+		name   string
+		before func(*testing.T, *world)
+	}{
+		{"started again and again", func(t *testing.T, w *world) {
+			for key := range 3 { // a start that finds nothing new must not hide the gap
+				w.confirms(t, fmt.Sprint(key+1))
+			}
+		}},
+		{"renewed", func(t *testing.T, w *world) {
+			w.renew = time.Millisecond
+			w.confirms(t, "1")
+			w.renew = 0
+		}},
+		{"died between fence and fold", func(t *testing.T, w *world) {
+			w.confirms(t, "1")
+			for range 3 {
+				w.kafka.mu.Lock()
+				w.kafka.unread = true
+				w.kafka.mu.Unlock()
+				i := w.begin(t, time.Millisecond)
+				if dead := new(crash); !errors.As(i.ended(t), &dead) {
+					t.Fatal("the process has not died")
+				}
+				if err := i.store.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			tt.before(t, w)
+			end := w.db.insert("9")
+			w.db.mu.Lock()
+			w.db.confirmed = end
+			w.db.mu.Unlock()
+			w.refuses(t)
+		})
+	}
+}
+
+// confirms runs a process until it has confirmed an insert and, if its sessions are
+// to be renewed, has renewed one since.
+func (w *world) confirms(t *testing.T, key string) {
+	t.Helper()
+	i := w.begin(t, time.Millisecond)
+	i.imported(t)
+	end := w.db.insert(key)
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if got := w.db.confirmedAt(); got < end {
+			return fmt.Errorf("confirmed %s, want %s", got, end)
+		}
+		return nil
+	})
+	if w.renew > 0 {
+		session := w.kafka.session()
 		testenv.Eventually(t, 20*time.Second, func() error {
-			if got := w.db.confirmedAt(); got < end {
-				return fmt.Errorf("confirmed %s, want %s", got, end)
+			if w.kafka.session() < session+3 {
+				return errors.New("the session is not renewed")
 			}
 			return nil
 		})
-		i.stop()
-		if err := i.ended(t); err != nil {
-			t.Fatal(err)
-		}
-		if err := i.store.Close(); err != nil {
-			t.Fatal(err)
-		}
 	}
-	end := w.db.insert("9")
-	w.db.mu.Lock()
-	w.db.confirmed = end
-	w.db.mu.Unlock()
+	i.end(t)
+}
+
+// refuses wants a process that refuses to stream.
+func (w *world) refuses(t *testing.T) {
+	t.Helper()
 	i := w.begin(t, time.Millisecond)
 	testenv.Eventually(t, 20*time.Second, func() error {
 		switch phase := i.b.Status().Phase; phase {

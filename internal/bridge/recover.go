@@ -22,22 +22,28 @@ func (b *Bridge) recover(ctx context.Context, start capture.LSN, remembered, cre
 	if err := b.sink.Fence(ctx); err != nil {
 		return fmt.Errorf("fence former sessions: %w", err)
 	}
+	fences, err := b.memory.fenced()
+	if err != nil {
+		return fmt.Errorf("remember the fence: %w", err)
+	}
 	failpoint.Hit("fenced")
 	base, err := b.memory.base()
 	if err != nil {
 		return err
 	}
 	b.sink.Rebase(base)
-	for _, t := range b.mapping.Tables {
-		if err := b.recoverTable(ctx, t); err != nil {
+	for i, t := range b.mapping.Tables {
+		f := &fold{b: b, table: t, tr: transform.New(b.mapping, b.identity), fences: fences, last: i == len(b.mapping.Tables)-1}
+		if err := f.recover(ctx); err != nil {
 			return fmt.Errorf("recover %s: %w", t.Aggregate, err)
 		}
 	}
 	return b.checkSlot(ctx, start, remembered, created)
 }
 
-// recoverTable folds both topics of a table into the state.
-func (b *Bridge) recoverTable(ctx context.Context, t *transform.Table) error {
+// recover folds both topics of the table into the state.
+func (f *fold) recover(ctx context.Context) error {
+	b, t := f.b, f.table
 	events, known, err := b.memory.marks(t, transform.Events)
 	if err != nil {
 		return err
@@ -55,7 +61,6 @@ func (b *Bridge) recoverTable(ctx context.Context, t *transform.Table) error {
 	} else if err := b.rebuildFrom(ctx, t, events); err != nil {
 		return err
 	}
-	f := &fold{b: b, table: t, tr: transform.New(b.mapping, b.identity)}
 	marks, err := f.latest(ctx, ends(latest))
 	if err != nil {
 		return err
@@ -69,7 +74,7 @@ func (b *Bridge) recoverTable(ctx context.Context, t *transform.Table) error {
 	}
 	marks = append(moreMarks, marks...)
 	f.rebuilt = !known && f.folded > 0
-	f.moved = known && ahead(marks, remembered)
+	f.moved = known && ahead(marks, remembered, f.fences)
 	if f.rebuilt {
 		b.log.Info("state rebuilt from the topics, the table is compared with it", "table", t.Schema+"."+t.Name, "records", f.folded)
 	}
@@ -77,11 +82,11 @@ func (b *Bridge) recoverTable(ctx context.Context, t *transform.Table) error {
 }
 
 // ahead reports whether a session that the state does not know of has been at
-// the topics: each leaves at least the marker of its fence in every partition.
-// One more is that of the session's own fence.
-func ahead(now, remembered []transform.Mark) bool {
+// the topics: each leaves at least the marker of its fence in every partition, as
+// the bridge's own fences have done.
+func ahead(now, remembered []transform.Mark, fences int64) bool {
 	for i := range now {
-		if now[i].End > remembered[i].End+1 {
+		if now[i].End > remembered[i].End+fences {
 			return true
 		}
 	}
@@ -116,6 +121,8 @@ type fold struct {
 	b      *Bridge
 	table  *transform.Table
 	tr     *transform.Transformer
+	fences int64 // own ones that the remembered ends do not have
+	last   bool  // of the tables
 	batch  *state.Batch
 	folded int
 	image  []byte      // scratch
@@ -236,6 +243,9 @@ func (f *fold) finish(ctx context.Context, below []int64, marks []transform.Mark
 	}
 	if f.moved {
 		setMoved(f.batch, true)
+	}
+	if f.last {
+		setFences(f.batch, 0)
 	}
 	base, err := f.b.memory.base()
 	if err != nil {

@@ -305,6 +305,9 @@ func (s *stream) renew(ctx context.Context) error {
 	if err := s.b.sink.Renew(ctx); err != nil {
 		return fmt.Errorf("renew the Kafka session: %w", err)
 	}
+	if err := s.b.memory.renewed(s.b.mapping.Tables); err != nil {
+		return fmt.Errorf("remember the renewed session: %w", err)
+	}
 	return nil
 }
 
