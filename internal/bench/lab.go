@@ -40,6 +40,8 @@ type lab struct {
 	admin  *kadm.Client
 	binary string
 	dir    string
+
+	imports int // done so far, for names
 }
 
 // newLab starts a Postgres that calls fsync and a broker with the collector and

@@ -107,7 +107,7 @@ func (l *lab) profile(r *report, runs, rows, changes int, out string) error {
 		if err := rig.sample(cpu, "BENCH_CPU_PROFILE", i*changes, changes, rows); err != nil {
 			return err
 		}
-		if err := rig.addSteps(r, cpu, changes); err != nil {
+		if err := addSteps(l, r, cpu, changes); err != nil {
 			return err
 		}
 	}
@@ -178,9 +178,9 @@ func (r *rig) sample(file, variable string, skip, changes, rows int) (err error)
 }
 
 // addSteps adds a profile up by step.
-func (r *rig) addSteps(rep *report, file string, changes int) error {
+func addSteps(l *lab, rep *report, file string, changes int) error {
 	sums := map[string]float64{}
-	err := r.traces(func(value time.Duration, stack []string) {
+	err := l.traces(func(value time.Duration, stack []string) {
 		sums[stepOf(stack)] += value.Seconds()
 		sums["all"] += value.Seconds()
 	}, file)
@@ -196,8 +196,8 @@ func (r *rig) addSteps(rep *report, file string, changes int) error {
 }
 
 // traces reads a CPU profile sample by sample, the innermost frame first.
-func (r *rig) traces(fn func(value time.Duration, stack []string), file string) error {
-	text, err := r.pprof("-traces", file)
+func (l *lab) traces(fn func(value time.Duration, stack []string), file string) error {
+	text, err := l.pprof("-traces", file)
 	if err != nil {
 		return err
 	}
@@ -230,8 +230,8 @@ func (r *rig) traces(fn func(value time.Duration, stack []string), file string) 
 	return nil
 }
 
-func (r *rig) pprof(args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(r.l.ctx(), "go", append([]string{"tool", "pprof"}, args...)...)
+func (l *lab) pprof(args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(l.ctx(), "go", append([]string{"tool", "pprof"}, args...)...)
 	var complaints bytes.Buffer
 	cmd.Stderr = &complaints
 	out, err := cmd.Output()
@@ -244,7 +244,7 @@ func (r *rig) pprof(args ...string) ([]byte, error) {
 // addAllocations adds up what was allocated between two profiles, by function.
 func (r *rig) addAllocations(rep *report, file string, changes int) error {
 	for _, index := range []string{"alloc_objects", "alloc_space"} {
-		text, err := r.pprof("-top", "-sample_index="+index, "-unit=B", "-nodecount=12", "-diff_base="+file+".base", file)
+		text, err := r.l.pprof("-top", "-sample_index="+index, "-unit=B", "-nodecount=12", "-diff_base="+file+".base", file)
 		if err != nil {
 			return err
 		}
