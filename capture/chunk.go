@@ -92,8 +92,8 @@ type chunkPool struct {
 	free []*Chunk
 }
 
-// keptChunks is enough for one that is applied and one that is read meanwhile.
-const keptChunks = 2
+// keptChunks is enough for two that wait or are applied and one that is read meanwhile.
+const keptChunks = 3
 
 func (p *chunkPool) take() *Chunk {
 	p.mu.Lock()

@@ -12,7 +12,7 @@ import (
 
 // pollEnds is how often the ends of the topics are asked for while a bridge
 // drains a backlog: no record is read, which costs next to nothing.
-const pollEnds = 10 * time.Millisecond
+const pollEnds = 20 * time.Millisecond
 
 // drained is what a bridge, or pg_recvlogical, did with a backlog.
 type drained struct {

@@ -53,7 +53,7 @@ type importer struct {
 	run    importRun
 	dry    *DryRun
 	gate   gate
-	under  []*job // handed over and not applied yet, at most one when the next chunk is read
+	under  []*job // handed over and not applied yet, at most readAhead when the next chunk is read
 	pace   pace
 	looked time.Time // when the standbys were last looked at
 	seen   state.Seen
@@ -174,7 +174,13 @@ func (im *importer) begin(ctx context.Context) error {
 	return nil
 }
 
-// scan reads the table in chunks, one ahead of the one being applied.
+// readAhead is how many chunks wait for their watermark, or are being applied, while
+// the next one is read. They are applied in the order in which they were read, so
+// only their memory bounds them: the server goes on reading while the first stage
+// is held up by Kafka for the time of a chunk or two.
+const readAhead = 2
+
+// scan reads the table in chunks, ahead of the ones being applied.
 func (im *importer) scan(ctx context.Context) error {
 	for !im.run.Scanned {
 		if err := im.hold(ctx); err != nil {
@@ -194,7 +200,7 @@ func (im *importer) scan(ctx context.Context) error {
 		if err := im.hand(ctx, chunk); err != nil {
 			return err
 		}
-		if err := im.settle(ctx, 1); err != nil {
+		if err := im.settle(ctx, readAhead); err != nil {
 			return err
 		}
 		im.progress("running")
@@ -319,8 +325,8 @@ const standbyPoll = time.Second
 
 // yield waits while a standby lags further behind than is permitted: it may be
 // replaying on the disks that the run reads from, or be short of network. That the
-// bridge itself falls behind needs no look: a chunk is read only when the stream
-// has reached the watermark of the one before the last.
+// bridge itself falls behind needs no look: a chunk is read only when all but
+// readAhead of those before it are applied.
 func (im *importer) yield(ctx context.Context) error {
 	limit := im.s.b.backfill.MaxStandbyLag
 	if limit == 0 || time.Since(im.looked) < standbyPoll {

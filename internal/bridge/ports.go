@@ -37,8 +37,8 @@ type Source interface {
 	Close() error
 }
 
-// Reader reads one table beside the stream. At most two of its chunks are valid
-// at a time: the one just returned and the one before.
+// Reader reads one table beside the stream. A chunk is valid until it is released;
+// any number may be.
 type Reader interface {
 	// Horizon returns the current end of WAL and the first transaction id not
 	// yet given out.

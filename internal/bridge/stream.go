@@ -42,7 +42,7 @@ type stream struct {
 	tr       *transform.Transformer
 
 	batches chan capture.Batch // from feed
-	jobs    chan *job          // chunks whose watermark is in WAL
+	jobs    chan *job          // chunks whose watermark is in WAL; with room, so that a reader need not wait for the first stage
 
 	cur     *piece
 	free    chan *piece
@@ -66,7 +66,7 @@ type stream struct {
 func newStream(b *Bridge, src Source, prepared *capture.Prepared, base capture.LSN) *stream {
 	s := &stream{
 		b: b, src: src, prepared: prepared, base: base, tr: transform.New(b.mapping, prepared.Identity),
-		batches: make(chan capture.Batch), jobs: make(chan *job),
+		batches: make(chan capture.Batch), jobs: make(chan *job, readAhead),
 		free: make(chan *piece, pieces), filled: make(chan *piece, 1), room: make(chan struct{}, 1),
 		repairs: map[uint16]*repair{}, emptied: map[uint16]truncation{}, horizons: map[uint16]*atomic.Uint64{},
 		reading: map[uint16]*sync.Mutex{}, tallies: map[uint16]*tally{}, committed: committedLSN{closed: make(chan struct{})},

@@ -195,6 +195,8 @@ func (b *Batch) newest(h uint64) (record, error) {
 		return recordAt(b.buf, c.at), nil
 	case inRead:
 		return recordAt(b.read, c.at), nil
+	case inNone:
+		return nil, nil // and stays so: the batches before are closed
 	}
 	b.s.mu.RLock()
 	defer b.s.mu.RUnlock()
@@ -226,6 +228,7 @@ func (b *Batch) fetch(h uint64) (record, error) {
 	}
 	l := b.s.index.get(h)
 	if l == 0 {
+		b.own.set(h, 0, inNone)
 		return nil, nil
 	}
 	at := len(b.read)

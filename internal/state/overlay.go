@@ -7,6 +7,7 @@ const (
 	nowhere where = iota
 	inRead        // as it was when the batch read it
 	inBuf         // written by the batch
+	inNone        // neither the batches before nor the store have one
 )
 
 // claim is what a batch knows of a hash.
