@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,10 +23,11 @@ const (
 // session, which it opens anew when it was lost. Its methods must not be called
 // concurrently; chunks may be used by others until they are released.
 type Reader struct {
-	d     *Database
-	info  TableInfo
-	where string         // SQL condition of the rows that chunks have; empty: all
-	conn  *pgconn.PgConn // nil after an error
+	d       *Database
+	info    TableInfo
+	where   string         // SQL condition of the rows that chunks have; empty: all
+	timeout time.Duration  // of a statement
+	conn    *pgconn.PgConn // nil after an error
 
 	facts *tableFacts // of the last chunk
 	plan  *readPlan   // belongs to facts
@@ -33,13 +35,24 @@ type Reader struct {
 	row   int // bytes of a row, as seen of late; 0: not known
 }
 
-// OpenReader makes a reader of a table that Prepare found, or of those of its rows
-// for which the SQL condition where holds; empty is all. A condition that the
-// server does not understand is a *UsageError. The caller closes it.
-func (d *Database) OpenReader(ctx context.Context, table TableInfo, where string) (*Reader, error) {
-	r := &Reader{d: d, info: table, where: where}
+// ReadOptions say how a table is read.
+type ReadOptions struct {
+	// Where is an SQL condition of the rows that chunks have; empty is all. One that
+	// the server does not understand is a *UsageError of OpenReader.
+	Where string
+	// StatementTimeout is how long the server may work on one chunk; 0 is the default,
+	// 10 minutes.
+	StatementTimeout time.Duration
+}
+
+// DefaultStatementTimeout is that of ReadOptions.
+const DefaultStatementTimeout = 10 * time.Minute
+
+// OpenReader makes a reader of a table that Prepare found. The caller closes it.
+func (d *Database) OpenReader(ctx context.Context, table TableInfo, o ReadOptions) (*Reader, error) {
+	r := &Reader{d: d, info: table, where: o.Where, timeout: cmp.Or(o.StatementTimeout, DefaultStatementTimeout)}
 	err := r.dial(ctx)
-	if err == nil && where != "" {
+	if err == nil && r.where != "" {
 		err = r.checkWhere(ctx)
 	}
 	if err != nil {
@@ -76,7 +89,7 @@ func (r *Reader) dial(ctx context.Context) error {
 	if r.conn != nil && !r.conn.IsClosed() {
 		return nil
 	}
-	conn, err := r.d.dial(ctx, forReading)
+	conn, err := r.d.dialReader(ctx, r.timeout)
 	r.conn = conn
 	return err
 }
@@ -262,7 +275,11 @@ func (r *Reader) replaced() error {
 func (r *Reader) copy(ctx context.Context, chunk *Chunk, statement string) error {
 	buffer := chunk.buffer
 	if _, err := r.conn.CopyTo(ctx, buffer, statement); err != nil {
-		return stepError(ctx, "copy rows", err)
+		err = stepError(ctx, "copy rows", err)
+		if sqlState(err) == codeQueryCanceled {
+			err = fmt.Errorf("%w; the chunk was not read within backfill.statement_timeout (%s): raise that, or lower backfill.chunk_rows", err, r.timeout)
+		}
+		return err
 	}
 	if buffer.rows > 0 {
 		r.row = max(1, len(buffer.data)/buffer.rows)

@@ -116,7 +116,7 @@ func checkChunks(t *testing.T, l *legacy, ref capture.TableRef) {
 	db := l.open(t, l.config(), ref)
 	p := prepare(t, db)
 	defer l.exec(t, `SELECT pg_drop_replication_slot('$db')`)
-	reader, err := db.OpenReader(t.Context(), p.Tables[0], "")
+	reader, err := db.OpenReader(t.Context(), p.Tables[0], capture.ReadOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +183,7 @@ func TestReader(t *testing.T) {
 	cfg.BatchBytes = 64 << 10
 	db := l.open(t, cfg, capture.TableRef{Schema: "public", Name: "p", Omit: []string{"b"}})
 	info := prepare(t, db).Tables[0]
-	reader, err := db.OpenReader(t.Context(), info, "")
+	reader, err := db.OpenReader(t.Context(), info, capture.ReadOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,7 +241,7 @@ func TestReaderWaitsForLocks(t *testing.T) {
 	t.Parallel()
 	l := newLegacy(t, testenv.Postgres(t), `CREATE TABLE p (id int PRIMARY KEY)`, `INSERT INTO p VALUES (1)`)
 	db := l.open(t, l.config(), table("p"))
-	reader, err := db.OpenReader(t.Context(), prepare(t, db).Tables[0], "")
+	reader, err := db.OpenReader(t.Context(), prepare(t, db).Tables[0], capture.ReadOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,5 +283,22 @@ func TestReaderWaitsForLocks(t *testing.T) {
 	}
 	if err := reader.Wait(t.Context(), xmax); err != nil {
 		t.Errorf("Wait once it is over: %v", err)
+	}
+}
+
+// A chunk that the server takes too long for is given up, and the message says which
+// setting did it.
+func TestChunkTimeout(t *testing.T) {
+	t.Parallel()
+	l := newLegacy(t, testenv.Postgres(t), `CREATE TABLE p (id int PRIMARY KEY)`, `INSERT INTO p VALUES (1)`)
+	db := l.open(t, l.config(), table("p"))
+	reader, err := db.OpenReader(t.Context(), prepare(t, db).Tables[0],
+		capture.ReadOptions{Where: "pg_sleep(600) IS NOT NULL", StatementTimeout: 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if _, err = reader.Chunk(t.Context(), nil, 10); err == nil || !strings.Contains(err.Error(), "backfill.statement_timeout (200ms)") {
+		t.Fatalf("a chunk that takes ten minutes: got error %v, want one that names backfill.statement_timeout", err)
 	}
 }

@@ -18,7 +18,6 @@ const (
 	connectTimeout   = 10 * time.Second
 	keepAlive        = 15 * time.Second
 	catalogTimeout   = 30 * time.Second // statement_timeout of catalog queries
-	readTimeout      = 10 * time.Minute // statement_timeout of one chunk
 	lockTimeout      = 5 * time.Second
 	idleInTxTimeout  = time.Minute // a stuck client must not hold back vacuum
 	closeConnTimeout = 3 * time.Second
@@ -49,7 +48,6 @@ type purpose uint8
 
 const (
 	forCatalog purpose = iota
-	forReading         // chunks of tables
 	forStreaming
 )
 
@@ -109,7 +107,17 @@ func (d *Database) connect(ctx context.Context, replication bool) (*pgconn.PgCon
 
 // dial opens a session for the given purpose.
 func (d *Database) dial(ctx context.Context, why purpose) (*pgconn.PgConn, error) {
-	cfg := d.connConfig(why)
+	return open(ctx, d.connConfig(why))
+}
+
+// dialReader opens a session whose statements may take so long.
+func (d *Database) dialReader(ctx context.Context, timeout time.Duration) (*pgconn.PgConn, error) {
+	cfg := d.connConfig(forCatalog)
+	cfg.RuntimeParams["statement_timeout"] = milliseconds(timeout)
+	return open(ctx, cfg)
+}
+
+func open(ctx context.Context, cfg *pgconn.Config) (*pgconn.PgConn, error) {
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, connectError(ctx, cfg, err)
@@ -122,10 +130,7 @@ func (d *Database) dial(ctx context.Context, why purpose) (*pgconn.PgConn, error
 func (d *Database) connConfig(why purpose) *pgconn.Config {
 	cfg := d.conn.Copy()
 	statement, lock, idle := catalogTimeout, lockTimeout, idleInTxTimeout
-	switch why {
-	case forReading:
-		statement = readTimeout
-	case forStreaming:
+	if why == forStreaming {
 		statement, lock, idle = 0, 0, 0
 		cfg.RuntimeParams["replication"] = "database"
 	}

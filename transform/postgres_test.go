@@ -313,7 +313,7 @@ func streamImages(t *testing.T, db *capture.Database, tr *transform.Transformer,
 
 func readImages(t *testing.T, db *capture.Database, tr *transform.Transformer, table capture.TableInfo) []string {
 	t.Helper()
-	reader, err := db.OpenReader(t.Context(), table, "")
+	reader, err := db.OpenReader(t.Context(), table, capture.ReadOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

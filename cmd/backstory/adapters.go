@@ -24,6 +24,8 @@ type database struct {
 	repair  bool // a slot that is lost may be made anew
 	assent  *assent
 	given   bool // this bridge's assent
+	// readTimeout is backfill.statement_timeout.
+	readTimeout time.Duration
 }
 
 // Prepare looks at everything before it makes anything: a mapping that names
@@ -108,7 +110,7 @@ func (d *database) Open(ctx context.Context, start capture.LSN) (bridge.Source, 
 }
 
 func (d *database) OpenReader(ctx context.Context, table capture.TableInfo, where string) (bridge.Reader, error) {
-	reader, err := d.Database.OpenReader(ctx, table, where)
+	reader, err := d.Database.OpenReader(ctx, table, capture.ReadOptions{Where: where, StatementTimeout: d.readTimeout})
 	if err != nil {
 		return nil, err
 	}

@@ -244,7 +244,7 @@ func (v *verification) table(ctx context.Context, of *part, t *transform.Table) 
 	report := &v.looks[of].report
 	at := slices.IndexFunc(report.Tables, func(i capture.TableInfo) bool { return i.Schema == t.Schema && i.Name == t.Name })
 	info := report.Tables[at]
-	reader, err := v.looks[of].db.OpenReader(ctx, info, "")
+	reader, err := v.looks[of].db.OpenReader(ctx, info, capture.ReadOptions{StatementTimeout: v.cfg.Backfill.StatementTimeout})
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"backstory/capture"
 )
 
 // Config bounds the loop.
@@ -87,11 +89,15 @@ type BackfillConfig struct {
 	// reading waits; 0: never. A role without pg_monitor sees no standby. Default
 	// 64 MiB.
 	MaxStandbyLag int64 `mapstructure:"max_standby_lag_bytes" yaml:"max_standby_lag_bytes"`
+	// StatementTimeout is how long the server may work on one chunk, 1 s to 24 h. A
+	// transaction of a run lasts no longer. Default 10 min.
+	StatementTimeout time.Duration `mapstructure:"statement_timeout" yaml:"statement_timeout"`
 }
 
 // DefaultBackfillConfig returns the defaults.
 func DefaultBackfillConfig() BackfillConfig {
-	return BackfillConfig{Initial: true, ChunkRows: 10_000, Parallel: 1, MaxStandbyLag: 64 << 20}
+	return BackfillConfig{Initial: true, ChunkRows: 10_000, Parallel: 1, MaxStandbyLag: 64 << 20,
+		StatementTimeout: capture.DefaultStatementTimeout}
 }
 
 // wants reports whether a table is to be read on.
@@ -113,6 +119,9 @@ func (c BackfillConfig) Validate() error {
 	}
 	if c.MaxStandbyLag < 0 {
 		errs = append(errs, errors.New("max_standby_lag_bytes: 0 (never wait) or above"))
+	}
+	if c.StatementTimeout < time.Second || c.StatementTimeout > 24*time.Hour {
+		errs = append(errs, errors.New("statement_timeout: from 1s to 24h"))
 	}
 	return errors.Join(errs...)
 }
