@@ -2,7 +2,6 @@ package sink
 
 import (
 	"encoding/binary"
-	"encoding/hex"
 	"net/url"
 	"strconv"
 	"time"
@@ -15,10 +14,9 @@ import (
 // and the texts of its context: lengths, header names and fixed values.
 const recordOverhead = 688
 
-// recordWriter appends records in the format of batches, version 2. It keeps its
-// buffers and serves one goroutine.
+// recordWriter appends records in the format of batches, version 2. It serves one
+// goroutine.
 type recordWriter struct {
-	head  []byte // headers of the current record, their count first
 	clock clock
 	base  capture.LSN // ce_sequencebase; 0: absent
 }
@@ -36,19 +34,16 @@ type recordExtra struct {
 	dataRef      []byte // nil: absent
 }
 
+// sizeRoom is what the length of a record takes as a rule: it is known when the
+// record is written, and nearly all have 64 to 8191 bytes.
+const sizeRoom = 2
+
 // append writes one record: the event's key and headers with the given value,
 // which is null where it is nil.
 func (w *recordWriter) append(b []byte, fixed []byte, e *transform.Event, x *recordExtra, at recordPlace, value []byte) []byte {
-	w.headers(fixed, e, x)
-	size := 1 + varintSize(at.time) + varintSize(int64(at.offset)) +
-		varintSize(int64(len(e.Key))) + len(e.Key) + len(w.head)
-	if value == nil {
-		size++
-	} else {
-		size += varintSize(int64(len(value))) + len(value)
-	}
-	b = binary.AppendVarint(b, int64(size))
-	b = append(b, 0) // attributes
+	start := len(b)
+	b = append(b, 0, 0) // sizeRoom
+	b = append(b, 0)    // attributes
 	b = binary.AppendVarint(b, at.time)
 	b = binary.AppendVarint(b, int64(at.offset))
 	b = binary.AppendVarint(b, int64(len(e.Key)))
@@ -59,17 +54,33 @@ func (w *recordWriter) append(b []byte, fixed []byte, e *transform.Event, x *rec
 		b = binary.AppendVarint(b, int64(len(value)))
 		b = append(b, value...)
 	}
-	return append(b, w.head...)
+	b = w.headers(b, fixed, e, x)
+	return putSize(b, start)
 }
 
-// headers writes the headers in their fixed order.
-func (w *recordWriter) headers(fixed []byte, e *transform.Event, x *recordExtra) {
-	h := append(w.head[:0], 0) // the count fits in one byte
+// putSize writes the length of the record that begins behind sizeRoom at start, and
+// moves it where that needs another room.
+func putSize(b []byte, start int) []byte {
+	size := int64(len(b) - start - sizeRoom)
+	if n := varintSize(size); n != sizeRoom {
+		body := b[start+sizeRoom:]
+		b = extend(b, max(0, n-sizeRoom))
+		copy(b[start+n:], body)
+		b = b[:start+n+int(size)]
+	}
+	binary.PutVarint(b[start:], size)
+	return b
+}
+
+// headers writes the headers in their fixed order, their count first.
+func (w *recordWriter) headers(h []byte, fixed []byte, e *transform.Event, x *recordExtra) []byte {
+	count := len(h)
+	h = append(h, 0) // it fits in one byte
 	h = append(h, fixed...)
 	n := fixedHeaders + 7
 	h = appendName(h, HeaderID)
 	h = append(h, 2*36)
-	h = appendUUID(h, e.ID)
+	h = e.ID.Append(h)
 	h = appendHeader(h, HeaderType, x.typ)
 	h = appendHeader(h, HeaderSubject, e.Key)
 	h = appendNumber(h, HeaderAggregateVersion, e.Version)
@@ -97,8 +108,8 @@ func (w *recordWriter) headers(fixed []byte, e *transform.Event, x *recordExtra)
 	if w.base != 0 {
 		h, n = appendNumber(h, HeaderSequenceBase, uint64(w.base)), n+1
 	}
-	h[0] = byte(n << 1)
-	w.head = h
+	h[count] = byte(n << 1)
+	return h
 }
 
 func appendContext(h []byte, n int, c *capture.Context) ([]byte, int) {
@@ -158,15 +169,6 @@ func appendNumber(h []byte, name string, v uint64) []byte {
 	h = append(h, 0) // the length, at most 20, fits in one byte
 	h = strconv.AppendUint(h, v, 10)
 	h[at] = byte((len(h) - at - 1) << 1)
-	return h
-}
-
-func appendUUID(h []byte, id transform.EventID) []byte {
-	h = hex.AppendEncode(h, id[:4])
-	for _, part := range [...][]byte{id[4:6], id[6:8], id[8:10], id[10:]} {
-		h = append(h, '-')
-		h = hex.AppendEncode(h, part)
-	}
 	return h
 }
 

@@ -93,13 +93,17 @@ func hashID(prefix []byte, p Place, key []byte) (EventID, []byte) {
 // Append appends the id as a UUID is written:
 // "0190d1c5-6f3a-8b11-9c44-3d2f1a0b9e77".
 func (id EventID) Append(dst []byte) []byte {
+	var text [uuidLen]byte
+	at := 0
 	for i, c := range id {
 		if i == 4 || i == 6 || i == 8 || i == 10 {
-			dst = append(dst, '-')
+			text[at] = '-'
+			at++
 		}
-		dst = append(dst, lowerHex[c>>4], lowerHex[c&15])
+		text[at], text[at+1] = lowerHex[c>>4], lowerHex[c&15]
+		at += 2
 	}
-	return dst
+	return append(dst, text[:]...)
 }
 
 // String returns the text of Append.

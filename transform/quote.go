@@ -1,6 +1,7 @@
 package transform
 
 import (
+	"encoding/binary"
 	"errors"
 	"unicode/utf8"
 )
@@ -16,20 +17,39 @@ var errUTF8 = errors.New("the value is not UTF-8: mend it in the table, or leave
 func appendString(dst, text []byte) ([]byte, error) {
 	dst = append(dst, '"')
 	from, high := 0, byte(0)
-	for i, c := range text {
-		high |= c
-		if c >= ' ' && c != '"' && c != '\\' {
-			continue
+	for i := 0; i < len(text); {
+		end := len(text)
+		if i+8 <= end {
+			if plain(binary.LittleEndian.Uint64(text[i:])) {
+				i += 8
+				continue
+			}
+			end = i + 8
 		}
-		dst = append(dst, text[from:i]...)
-		dst = appendEscape(dst, c)
-		from = i + 1
+		for ; i < end; i++ {
+			c := text[i]
+			high |= c
+			if c >= ' ' && c != '"' && c != '\\' {
+				continue
+			}
+			dst = append(dst, text[from:i]...)
+			dst = appendEscape(dst, c)
+			from = i + 1
+		}
 	}
 	if high >= utf8.RuneSelf && !utf8.Valid(text) {
 		return dst, errUTF8
 	}
 	dst = append(dst, text[from:]...)
 	return append(dst, '"'), nil
+}
+
+// plain reports whether eight bytes are all ASCII and none needs an escape.
+func plain(word uint64) bool {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	quote, back := word^'"'*ones, word^'\\'*ones
+	control := word - ' '*ones // a byte below the space borrows
+	return (word|control|(quote-ones)|(back-ones))&tops == 0
 }
 
 // appendEscape appends the shortest escape of a byte that needs one.

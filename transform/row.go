@@ -192,14 +192,17 @@ func (t *Transformer) row(out *Output, c *capture.Change, st States, reconcile b
 	if err != nil {
 		return err
 	}
+	if s.entry.Version == 0 && !reconcile {
+		s.cause = NoCause
+	}
+	if more && !s.entry.Exists() {
+		return t.createWhole(&s, s.unmet())
+	}
 	if err := t.encodeNew(p, c); err != nil {
 		return err
 	}
 	if !more {
 		return t.late(&s)
-	}
-	if s.entry.Version == 0 && !reconcile {
-		s.cause = NoCause
 	}
 	return t.write(&s, s.unmet())
 }

@@ -196,8 +196,7 @@ func (t *Transformer) create(s *subject, eventType string) error {
 	if err != nil {
 		return err
 	}
-	data := append(s.out.reserve(size+len(reason)), `{"old":{},"new":`...)
-	start := len(data)
+	data := append(s.out.reserve(size+len(reason)), createdHead...)
 	separator := byte('{')
 	for i, v := range t.values {
 		data = append(data, separator)
@@ -206,13 +205,54 @@ func (t *Transformer) create(s *subject, eventType string) error {
 		data = append(data, v...)
 		separator = ','
 	}
-	data = append(data, '}')
-	end := len(data)
+	return t.created(s, eventType, append(data, '}'), reason)
+}
+
+// createdHead begins the data of an event that gives an aggregate its first state.
+const createdHead = `{"old":{},"new":`
+
+// created ends what begins with createdHead and an image, and makes the event.
+func (t *Transformer) created(s *subject, eventType string, data, reason []byte) error {
+	start, end := len(createdHead), len(data)
 	data = append(data, `,"reason":`...)
 	data = append(data, reason...)
 	data = s.out.keep(append(data, '}'))
 	t.emit(s, eventType, data, data[start:end:end])
 	return s.put()
+}
+
+// createWhole is encodeNew and create at once for a row that has all its values and
+// an aggregate that does not exist: there is nothing to compare them with, so they
+// are written where they stay.
+func (t *Transformer) createWhole(s *subject, eventType string) error {
+	reason, err := t.reasonOf(s.plan, s.change)
+	if err != nil {
+		return err
+	}
+	// The room is what mostly suffices: escapes may need more.
+	size := len(createdHead) + len(`{},"reason":}`) + len(reason)
+	for i := range s.plan.columns {
+		c := &s.plan.columns[i]
+		text := len(s.change.New[c.at].Data)
+		size += len(c.name) + text + text/16 + 8
+	}
+	data := append(s.out.reserve(size), createdHead...)
+	separator := byte('{')
+	for i := range s.plan.columns {
+		c := &s.plan.columns[i]
+		data = append(data, separator)
+		data = append(data, c.name...)
+		data = append(data, ':')
+		v := s.change.New[c.at]
+		if v.Kind != capture.Text && v.Kind != capture.Null {
+			return fmt.Errorf("field %s: the row does not have it", c.name)
+		}
+		if data, err = t.encoder.append(data, c.codec, v); err != nil {
+			return fmt.Errorf("field %s: %w", c.name, err)
+		}
+		separator = ','
+	}
+	return t.created(s, eventType, append(data, '}'), reason)
 }
 
 // differ makes the events of the difference between the matched image and the
