@@ -16,6 +16,7 @@ import (
 // backfillOptions are the flags of backfill.
 type backfillOptions struct {
 	rows    int
+	warm    int
 	against string // path of another build
 	profile string // directory
 }
@@ -26,8 +27,8 @@ func backfillCommand(c *common) *cobra.Command {
 		Use:   "backfill",
 		Short: "The first import of a table, beside COPY",
 		Long: `Let a new bridge import a table, with a new slot, a new state and new topics
-each time. Before it COPY reads the same table to nowhere. A run that is not counted
-comes first, because a broker that has just started is still compiling.
+each time. Before it COPY reads the same table to nowhere. --warm imports come first and are
+not counted: a broker that has just started is still compiling.
 
 --against measures another build of the bridge in turn with this one. --profile adds the
 samples of two more runs up by step, and keeps their CPU profile and their execution trace
@@ -39,6 +40,7 @@ samples of two more runs up by step, and keeps their CPU profile and their execu
 		},
 	}
 	cmd.Flags().IntVar(&o.rows, "rows", 200_000, "rows of the table")
+	cmd.Flags().IntVar(&o.warm, "warm", 2, "imports that are not counted")
 	cmd.Flags().StringVar(&o.against, "against", "", "another build of the bridge, to be measured too")
 	cmd.Flags().StringVar(&o.profile, "profile", "", "directory that profiles are kept in; empty: none are taken")
 	return cmd
@@ -56,8 +58,10 @@ func (l *lab) backfill(r *report, runs int, o backfillOptions) error {
 	if err := l.products(o.rows); err != nil {
 		return err
 	}
-	if err := l.importBy(l.binary, newReport("warm").row("warm"), o.rows); err != nil {
-		return err
+	for range o.warm {
+		if err := l.importBy(l.binary, newReport("").row("warm"), o.rows); err != nil {
+			return err
+		}
 	}
 	builds := o.builds(l)
 	for range runs {
@@ -166,12 +170,13 @@ func (r *rig) importOnce(row *row, rows int, env ...string) error {
 	row.add("bridge µs", u.bridge/n*1e6)
 	row.add("postgres µs", u.postgres/n*1e6)
 	row.add("kafka µs", u.kafka/n*1e6)
+	row.add("of it compiling µs", u.compilers/n*1e6)
 	row.add("all µs", (u.bridge+u.postgres+u.kafka)/n*1e6)
 	row.add("COPY's postgres µs", copied.since(idle).postgres/n*1e6)
 	row.add("peak MB", m.peak)
 	row.add("foreign cores", u.foreign(after.at.Sub(before.at)))
-	r.l.logf("%s: %.0f rows/s, COPY %.0f/s, ratio %.2f, bridge %.2f + postgres %.2f + kafka %.2f µs, foreign %.2f cores", row.Name, n/seconds, n/limit.Seconds(),
-		limit.Seconds()/seconds, u.bridge/n*1e6, u.postgres/n*1e6, u.kafka/n*1e6, u.foreign(after.at.Sub(before.at)))
+	r.l.logf("%s: %.0f rows/s, COPY %.0f/s, ratio %.2f, bridge %.2f + postgres %.2f + kafka %.2f (compiling %.2f) + bench %.2f µs, foreign %.2f cores", row.Name, n/seconds, n/limit.Seconds(),
+		limit.Seconds()/seconds, u.bridge/n*1e6, u.postgres/n*1e6, u.kafka/n*1e6, u.compilers/n*1e6, u.self/n*1e6, u.foreign(after.at.Sub(before.at)))
 	return nil
 }
 

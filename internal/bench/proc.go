@@ -24,10 +24,15 @@ func readStat(pid int) (procStat, error) {
 	if err != nil {
 		return procStat{}, err
 	}
+	return parseStat(text)
+}
+
+func parseStat(text []byte) (procStat, error) {
+	var err error
 	words := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	const parent, userTime, childSystemTime = 1, 11, 14
 	if len(words) <= childSystemTime {
-		return procStat{}, fmt.Errorf("stat of process %d: %q", pid, text)
+		return procStat{}, fmt.Errorf("stat of a process: %q", text)
 	}
 	s := procStat{}
 	s.parent, err = strconv.Atoi(words[parent])
@@ -65,6 +70,28 @@ func cpuOfTree(pid int) (float64, error) {
 		if s, err := readStat(child); err == nil && s.parent == pid { // else it has just ended
 			sum += s.cpu
 		}
+	}
+	return sum, nil
+}
+
+// compilersOf is the CPU time so far of the threads of a Java process that compile,
+// in seconds. What a thread had that has ended is not in it.
+func compilersOf(pid int) (float64, error) {
+	files, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/stat")
+	if err != nil {
+		return 0, err
+	}
+	var sum float64
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil || !bytes.Contains(text, []byte("CompilerThre")) {
+			continue // it has just ended, or does something else
+		}
+		s, err := parseStat(text)
+		if err != nil {
+			return 0, err
+		}
+		sum += s.cpu
 	}
 	return sum, nil
 }

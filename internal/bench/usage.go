@@ -10,13 +10,14 @@ import (
 type usage struct {
 	at                                     time.Time
 	bridge, postgres, kafka, self, machine float64
+	compilers                              float64 // part of kafka
 }
 
 // usage reads it; bridge is the pid of the program that is measured, 0 if it has
 // ended or not begun.
 func (l *lab) usage(bridge int) (usage, error) {
 	u := usage{at: time.Now()}
-	var errs [5]error
+	var errs [6]error
 	if bridge != 0 {
 		u.bridge, errs[0] = cpuOf(bridge)
 	}
@@ -24,13 +25,14 @@ func (l *lab) usage(bridge int) (usage, error) {
 	u.kafka, errs[2] = cpuOf(l.kafka.PID(0))
 	u.self, errs[3] = cpuOf(os.Getpid())
 	u.machine, errs[4] = busy()
+	u.compilers, errs[5] = compilersOf(l.kafka.PID(0))
 	return u, errors.Join(errs[:]...)
 }
 
 // since is what was used from u to v.
 func (v usage) since(u usage) usage {
 	return usage{at: v.at, bridge: v.bridge - u.bridge, postgres: v.postgres - u.postgres,
-		kafka: v.kafka - u.kafka, self: v.self - u.self, machine: v.machine - u.machine}
+		kafka: v.kafka - u.kafka, self: v.self - u.self, machine: v.machine - u.machine, compilers: max(0, v.compilers-u.compilers)}
 }
 
 // foreign is how many cores others used on average, in the given time.
