@@ -121,8 +121,12 @@ func (b *bridge) follow(before map[string]int64, want int64) (last usage, latest
 		latest = sums[b.r.latest] - before[b.r.latest] - markers
 		if events+latest != seen {
 			seen, grown = events+latest, now
-			if last, err = b.r.l.usage(b.proc.PID()); err != nil {
-				return last, 0, errors.Join(err, b.ended())
+			// Only the last growth counts: to look at all processes takes CPU time
+			// from those that are measured.
+			if events >= want {
+				if last, err = b.r.l.usage(b.proc.PID()); err != nil {
+					return last, 0, errors.Join(err, b.ended())
+				}
 			}
 		}
 		switch idle := now.Sub(grown); {
