@@ -12,7 +12,8 @@
 //     position behind it are durable; a change that can't be published stops Run.
 //   - The state equals the topics before the first change of a session is taken;
 //     a change at or below its aggregate's place is passed over.
-//   - Memory is bounded by [Config]: two pieces of the pipeline and two chunks.
+//   - Memory is bounded by [Config]: three pieces of the pipeline and, of each table
+//     that is read, three chunks.
 //
 // # What it leaves to others
 //
