@@ -186,7 +186,8 @@ func (p *process) open(ctx context.Context, part *part, assent *assent) (closeAl
 		return nil, fmt.Errorf("open the state: %w", err)
 	}
 	kafka := &topics{cfg: part.cfg.Kafka, mapping: part.mapping, slot: part.name(), timeout: part.cfg.Bridge.StartupTimeout, log: log, reg: reg}
-	part.db = &database{Database: source, mapping: part.mapping, topics: kafka, store: store, assent: assent, readTimeout: part.cfg.Backfill.StatementTimeout}
+	part.db = &database{Database: source, mapping: part.mapping, topics: kafka, store: store, assent: assent,
+		readTimeout: part.cfg.Backfill.StatementTimeout}
 	part.bridge = bridge.New(part.cfg.Bridge, part.cfg.Backfill, part.db, kafka, store, part.mapping, log, reg)
 	return func() error { return errors.Join(kafka.Close(), store.Close()) }, nil
 }
