@@ -163,6 +163,8 @@ func TestStatusOfSeveralSlots(t *testing.T) {
 	}{
 		{"both stream", slotStatus{Name: "b", Phase: "streaming", Since: late, Confirmed: "0/FFFFFFFF", LastCommit: &early}, "streaming", "", "0/FFFFFFFF", late},
 		{"one recovers", slotStatus{Name: "b", Phase: "recovering", Since: early, Confirmed: "2/0"}, "recovering", "", "1/10", early},
+		{"one waits for Kafka", slotStatus{Name: "b", Phase: "streaming", Since: early.Add(-time.Second), Error: "no answer", Confirmed: "1/20"},
+			"streaming", "slot b: no answer", "1/10", early.Add(-time.Second)},
 		{"one fails", slotStatus{Name: "b", Phase: "failed", Since: late, Error: "broken"}, "failed", "slot b: broken", "", late},
 		{"a phase that is not known", slotStatus{Name: "b", Phase: "new", Since: early, Confirmed: "1/20"}, "new", "", "1/10", early},
 	} {
@@ -174,7 +176,7 @@ func TestStatusOfSeveralSlots(t *testing.T) {
 					t.Errorf("got %s since %s (%s), confirmed %q, last commit %s; want %s since %s (%s), %q, %s", got.Phase, got.Since, got.Error,
 						got.Confirmed, got.LastCommit, tt.phase, tt.since, tt.err, tt.lsn, late)
 				}
-				if err := ready(got.Status); (err == nil) != (tt.phase == "streaming") {
+				if err := ready(got.Status); (err == nil) != (tt.phase == "streaming" && tt.err == "") {
 					t.Errorf("ready says %v", err)
 				}
 			}

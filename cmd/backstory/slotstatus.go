@@ -70,20 +70,32 @@ func (p *process) status(slots bool) processStatus {
 // sumOf is the status of a process without its tables.
 func sumOf(slots []slotStatus) processStatus {
 	sum := processStatus{Slots: slots}
-	sum.Phase, sum.Since, sum.Error = slots[0].Phase, slots[0].Since, slots[0].named()
 	sum.Confirmed = slots[0].Confirmed
+	worst := &slots[0]
 	for i := range slots {
 		s := &slots[i]
-		a, b := phaseRank(s.Phase), phaseRank(sum.Phase)
-		if a < b || a == b && s.Since.After(sum.Since) {
-			sum.Phase, sum.Since, sum.Error = s.Phase, s.Since, s.named()
+		if s.worse(worst) {
+			worst = s
 		}
 		sum.Confirmed = lower(sum.Confirmed, s.Confirmed)
 		if s.LastCommit != nil && (sum.LastCommit == nil || s.LastCommit.After(*sum.LastCommit)) {
 			sum.LastCommit = s.LastCommit
 		}
 	}
+	sum.Phase, sum.Since, sum.Error = worst.Phase, worst.Since, worst.named()
 	return sum
+}
+
+// worse reports whether a slot is further from streaming than another: by its phase,
+// then by what it waits for in that phase, then by how short it is in it.
+func (s *slotStatus) worse(than *slotStatus) bool {
+	if a, b := phaseRank(s.Phase), phaseRank(than.Phase); a != b {
+		return a < b
+	}
+	if waits := s.Error != ""; waits != (than.Error != "") {
+		return waits
+	}
+	return s.Since.After(than.Since)
 }
 
 // named is the slot's error with its name.

@@ -328,12 +328,12 @@ func (p *process) reached(end pglogrepl.LSN) error {
 // against the latest topic. The bridge must have stopped.
 func (r *rig) compare() *audit.Report {
 	r.tb.Helper()
-	return r.compareAs("Product")
+	return r.compareAs("Product", 1)
 }
 
-// compareAs is compare for a table of another aggregate; the audit speaks of
+// compareAs is compare for the table of an aggregate on a slot; the audit speaks of
 // products.
-func (r *rig) compareAs(aggregate string) *audit.Report {
+func (r *rig) compareAs(aggregate string, slot int) *audit.Report {
 	r.tb.Helper()
 	ctx, cancel := context.WithTimeout(r.tb.Context(), 3*time.Minute)
 	defer cancel()
@@ -366,7 +366,11 @@ func (r *rig) compareAs(aggregate string) *audit.Report {
 	if report.Wrong > 0 {
 		r.tb.Fatalf("%s", report)
 	}
-	if err := stored.Compare(ctx, filepath.Join(r.dir, "state"), latest); err != nil {
+	dir := filepath.Join(r.dir, "state")
+	if slot > 1 {
+		dir = filepath.Join(dir, fmt.Sprintf("slot_%d", slot))
+	}
+	if err := stored.Compare(ctx, dir, aggregate, latest); err != nil {
 		r.tb.Fatal(err)
 	}
 	return report

@@ -196,7 +196,7 @@ func (w *world) compare(ctx context.Context, conn *pgx.Conn, active *instance) e
 	if report.Wrong > 0 {
 		return errors.Join(fmt.Errorf("the topics are not what was committed\n%s", report), w.dump("events.jsonl", events), w.dump("latest.jsonl", latest))
 	}
-	if err := stored.Compare(ctx, active.state, latest); err != nil {
+	if err := stored.Compare(ctx, active.state, "Product", latest); err != nil {
 		return fmt.Errorf("bridge %s: %w", active.name, err)
 	}
 	return nil

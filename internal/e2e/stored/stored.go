@@ -5,6 +5,7 @@ package stored
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,17 +14,18 @@ import (
 	"backstory/internal/state"
 )
 
-// table is the number of the only mapped table.
-const table = 1
-
-// Compare opens the state in dir and returns an error unless it has each
-// aggregate as its newest record in latest has it, and no other one.
-func Compare(ctx context.Context, dir string, latest []audit.Record) (err error) {
+// Compare opens the state in dir and returns an error unless it has each aggregate
+// of a type as its newest record in latest has it, and no other one.
+func Compare(ctx context.Context, dir, aggregate string, latest []audit.Record) (err error) {
 	store, err := state.Open(ctx, state.Config{Dir: dir}, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return fmt.Errorf("open the state: %w", err)
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
+	table, err := tableOf(store, aggregate)
+	if err != nil {
+		return err
+	}
 	newest := map[string]*audit.Record{}
 	for n := range latest {
 		newest[latest[n].Key] = &latest[n]
@@ -51,4 +53,19 @@ func Compare(ctx context.Context, dir string, latest []audit.Record) (err error)
 		return fmt.Errorf("state: %d aggregates exist, %d in latest", n, existing)
 	}
 	return nil
+}
+
+// tableOf is the number that the state has given to the table of an aggregate.
+func tableOf(store *state.Store, aggregate string) (uint16, error) {
+	var registered struct {
+		ID uint16 `json:"id"`
+	}
+	text, ok := store.Meta("aggregate/" + aggregate)
+	if !ok {
+		return 0, fmt.Errorf("state: it has no aggregate %s", aggregate)
+	}
+	if err := json.Unmarshal(text, &registered); err != nil {
+		return 0, fmt.Errorf("state: aggregate %s: %w", aggregate, err)
+	}
+	return registered.ID, nil
 }
