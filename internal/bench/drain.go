@@ -52,7 +52,6 @@ func (r *rig) limit(t transport, end pglogrepl.LSN) (d drained, err error) {
 	}
 	d.usage = after.since(before)
 	d.seconds = after.at.Sub(before.at).Seconds()
-	d.usage.self += cmd.ProcessState.UserTime().Seconds() + cmd.ProcessState.SystemTime().Seconds()
 	d.foreign = d.usage.foreign(after.at.Sub(before.at))
 	return d, nil
 }
