@@ -62,14 +62,14 @@ func (p *process) says(want int, texts ...string) {
 	})
 }
 
-// metric is the value of a metric without labels.
+// metric is the value of a metric of the only slot.
 func (p *process) metric(name string) float64 {
 	p.r.tb.Helper()
 	_, all, err := p.get("/metrics")
 	if err != nil {
 		p.r.tb.Fatal(err)
 	}
-	found := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(all)
+	found := regexp.MustCompile(`(?m)^` + name + `(?:\{slot="[^"]*"\})? (\S+)$`).FindStringSubmatch(all)
 	if found == nil {
 		p.r.tb.Fatalf("no metric %s in:\n%s", name, all)
 	}
