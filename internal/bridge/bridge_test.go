@@ -86,7 +86,7 @@ func (w *world) drain(tb rapid.TB) {
 	w.db.mu.Lock()
 	w.db.faults, w.db.busy = 0, false
 	w.db.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	stop, stopped := context.WithCancel(ctx)
 	done, begun := make(chan error, 1), make(chan *bridge.Bridge, 1)

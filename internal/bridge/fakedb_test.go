@@ -67,6 +67,7 @@ type fakeDB struct {
 	wal       []*transaction
 	tip       capture.LSN
 	xid       uint32
+	timeline  int32
 	confirmed capture.LSN
 	created   bool
 	sources   int
@@ -81,7 +82,7 @@ type fakeDB struct {
 }
 
 func newFakeDB(seed uint64) *fakeDB {
-	db := &fakeDB{rng: rand.New(rand.NewPCG(seed, 1)), rows: map[string]audit.Row{}, history: audit.History{}, tip: 1000, xid: 700}
+	db := &fakeDB{rng: rand.New(rand.NewPCG(seed, 1)), rows: map[string]audit.Row{}, history: audit.History{}, tip: 1000, xid: 700, timeline: 1}
 	db.cond = sync.NewCond(&db.mu)
 	return db
 }
@@ -315,7 +316,7 @@ func (db *fakeDB) snapshot(table int) (map[string]audit.Row, capture.Snapshot) {
 func (db *fakeDB) Prepare(_ context.Context, create bool) (*capture.Prepared, error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	p := &capture.Prepared{Identity: capture.Identity{System: 7, Timeline: 1, Database: "shop"}, Server: 150000}
+	p := &capture.Prepared{Identity: capture.Identity{System: 7, Timeline: db.timeline, Database: "shop"}, Server: 150000}
 	for i, r := range relations {
 		if i == 0 || db.two {
 			p.Tables = append(p.Tables, capture.TableInfo{TableRef: capture.TableRef{Schema: r.Schema, Name: r.Name}, PrimaryKey: []string{"id"}, Relation: r})

@@ -101,6 +101,14 @@ func setMoved(b *state.Batch, moved bool) {
 	b.SetMeta(metaMoved, v)
 }
 
+// rebound reports whether the state belongs to another timeline than the one that
+// its position is of: a repair has begun and not come to where the tables are to be
+// compared.
+func (m memory) rebound() bool {
+	_, ok := m.store.Meta(state.MetaRebound)
+	return ok
+}
+
 // fences is how many of the bridge's own fences the remembered ends of the topics do
 // not have: those of processes that died before they remembered the ends anew. One
 // that died before it could be counted looks like another instance's.

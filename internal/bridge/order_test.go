@@ -3,11 +3,13 @@ package bridge_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -60,7 +62,7 @@ func (w *world) begin(t *testing.T, flush time.Duration, settings ...func(*bridg
 // imported waits until the bridge streams and the first import is over.
 func (i *instance) imported(t *testing.T) {
 	t.Helper()
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, time.Minute, func() error {
 		s := i.b.Status()
 		if s.Phase != "streaming" || s.Tables[0].Backfill.Phase != "done" {
 			return fmt.Errorf("phase %s", s.Phase)
@@ -75,7 +77,7 @@ func (i *instance) ended(t *testing.T) error {
 	select {
 	case err := <-i.done:
 		return err
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the bridge does not end")
 		return nil
 	}
@@ -139,7 +141,7 @@ func TestConfirmsOnlyWhatIsPublished(t *testing.T) {
 				t.Errorf("confirmed %s before %s has it", got, topic)
 			}
 			close(held)
-			testenv.Eventually(t, 20*time.Second, func() error {
+			testenv.Eventually(t, time.Minute, func() error {
 				if got := w.db.confirmedAt(); got < end {
 					return fmt.Errorf("confirmed %s, want %s", got, end)
 				}
@@ -156,7 +158,7 @@ func TestConfirmsOnlyWhatIsFlushed(t *testing.T) {
 	i := w.begin(t, time.Hour)
 	i.imported(t)
 	end := w.db.insert("1")
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, time.Minute, func() error {
 		v, _ := i.store.Meta("lsn")
 		if want := fmt.Sprintf("%016x", uint64(end)); fmt.Sprintf("%x", v) != want {
 			return fmt.Errorf("the state is at %x, want %s", v, want)
@@ -231,7 +233,7 @@ func (w *world) confirms(t *testing.T, key string) {
 	i := w.begin(t, time.Millisecond)
 	i.imported(t)
 	end := w.db.insert(key)
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, time.Minute, func() error {
 		if got := w.db.confirmedAt(); got < end {
 			return fmt.Errorf("confirmed %s, want %s", got, end)
 		}
@@ -239,7 +241,7 @@ func (w *world) confirms(t *testing.T, key string) {
 	})
 	if w.renew > 0 {
 		session := w.kafka.session()
-		testenv.Eventually(t, 20*time.Second, func() error {
+		testenv.Eventually(t, time.Minute, func() error {
 			if w.kafka.session() < session+3 {
 				return errors.New("the session is not renewed")
 			}
@@ -253,7 +255,7 @@ func (w *world) confirms(t *testing.T, key string) {
 func (w *world) refuses(t *testing.T) {
 	t.Helper()
 	i := w.begin(t, time.Millisecond)
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, time.Minute, func() error {
 		switch phase := i.b.Status().Phase; phase {
 		case "streaming":
 			t.Fatal("it streams over the gap, want a refusal")
@@ -296,7 +298,7 @@ func TestMovedKeyHalfway(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.begin(t, time.Millisecond)
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, time.Minute, func() error {
 		if got := w.db.confirmedAt(); got < end {
 			return fmt.Errorf("confirmed %s, want %s", got, end)
 		}
@@ -354,7 +356,7 @@ func TestRebuiltStateIsCompared(t *testing.T) {
 	w.db.lose(func(t *tx) { t.put(capture.OpDelete, t.db.rows["1"], nil) })
 	w.dirs[w.turn] = t.TempDir()
 	w.begin(t, time.Millisecond)
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, time.Minute, func() error {
 		if value := w.kafka.latest("1"); len(value) > 0 {
 			return fmt.Errorf("latest is %s, and the row is gone", value)
 		}
@@ -400,7 +402,7 @@ func TestRepairLooksAgainAtWhatItPassedOver(t *testing.T) {
 	priced := make(chan struct{})
 	w.db.opening, w.db.chunking = func() { <-priced }, nil
 	i = w.begin(t, time.Millisecond)
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, time.Minute, func() error {
 		if value := w.kafka.latest("1"); !bytes.Contains(value, []byte("2.00")) {
 			return fmt.Errorf("latest is %s", value)
 		}
@@ -409,7 +411,7 @@ func TestRepairLooksAgainAtWhatItPassedOver(t *testing.T) {
 	close(priced)
 	i.imported(t) // it has passed over the row, which it can't see yet
 	w.db.appear(true)
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, time.Minute, func() error {
 		if value := w.kafka.latest("1"); !bytes.Contains(value, []byte("the stream has lost")) {
 			return fmt.Errorf("latest is %s", value)
 		}
@@ -463,16 +465,60 @@ func TestRepairDoubtsWhatIsFilled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the third chunk is not read")
 	}
 	i.imported(t)
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, time.Minute, func() error {
 		if value := w.kafka.latest("2"); !bytes.Contains(value, []byte("the stream has lost")) {
 			return fmt.Errorf("latest is %s", value)
 		}
 		return nil
 	})
+}
+
+// A repair that dies when the state has just been bound to the restored database's
+// timeline leaves a position of the former one, which a slot of the new one may lie
+// below: nothing may be streamed before the tables are compared.
+func TestRepairThatDiedIsOwed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.db.standing(newRow("1", "a large description, as it was once", "1.00", "0"))
+	i := w.begin(t, time.Millisecond)
+	i.imported(t)
+	i.end(t)
+	w.db.lose(func(t *tx) { t.put(capture.OpDelete, t.db.rows["1"], nil) })
+	store, err := state.Open(t.Context(), state.Config{Dir: w.dirs[w.turn]}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := store.Begin() // the position, on the former timeline, lies above what is lost on this one
+	batch.SetMeta("lsn", binary.BigEndian.AppendUint64(nil, uint64(w.db.tip)))
+	w.db.timeline++
+	restored := capture.Identity{System: 7, Timeline: w.db.timeline, Database: "shop"}
+	if err := errors.Join(store.Commit(batch), store.Rebind(restored), store.Rebind(restored), store.Close()); err != nil {
+		t.Fatal(err)
+	}
+
+	i = w.begin(t, time.Millisecond)
+	var refusal *bridge.Refusal
+	if err := i.ended(t); !errors.As(err, &refusal) || !strings.Contains(refusal.Cure, "--reconcile") {
+		t.Fatalf("without repair: got %v, want a refusal that names the repair", err)
+	}
+	if err := i.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	i = w.begin(t, time.Millisecond, (*bridge.Bridge).Repair)
+	testenv.Eventually(t, time.Minute, func() error {
+		if value := w.kafka.latest("1"); len(value) > 0 {
+			return fmt.Errorf("latest is %s, and the row is gone", value)
+		}
+		return nil
+	})
+	i.end(t)
+	i = w.begin(t, time.Millisecond)
+	i.imported(t)
+	i.end(t)
 }
 
 // An instance that takes over from another can't know what that one still had to
@@ -504,7 +550,7 @@ func TestTakeOverIsCompared(t *testing.T) {
 		t.Fatal(err)
 	}
 	end := w.db.insert("2")
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, time.Minute, func() error {
 		if got := w.db.confirmedAt(); got < end {
 			return fmt.Errorf("confirmed %s, want %s", got, end)
 		}
@@ -514,7 +560,7 @@ func TestTakeOverIsCompared(t *testing.T) {
 
 	w.turn, w.db.chunking = 0, nil
 	w.begin(t, time.Millisecond)
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, time.Minute, func() error {
 		if value := w.kafka.latest("1"); !bytes.Contains(value, []byte("the stream has lost")) {
 			return fmt.Errorf("latest is %s", value)
 		}

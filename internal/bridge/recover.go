@@ -302,9 +302,13 @@ func (b *Bridge) checkSlot(ctx context.Context, start capture.LSN, remembered, c
 	}
 	thing := "slot " + slot.Name
 	switch {
-	case b.repair && (created || !remembered || slot.Confirmed > start || start > slot.Current):
+	case b.repair && (created || !remembered || b.memory.rebound() || slot.Confirmed > start || start > slot.Current):
 		b.log.Warn("changes are lost to the stream, the tables are compared with the state", "lsn", slot.Confirmed, "state_lsn", start)
 		return b.rebase(ctx, slot.Confirmed)
+	case b.memory.rebound():
+		return &Refusal{Thing: thing,
+			Problem: fmt.Sprintf("a repair of the restored database has ended before it could compare the tables with the state, whose position %s is of another timeline", start),
+			Cure:    "run `backstory backfill --reconcile` again: it compares the table with the state and publishes the differences"}
 	case !remembered:
 		return b.begin(ctx, slot)
 	case start > slot.Current:
@@ -393,5 +397,6 @@ func (b *Bridge) remember(lsn capture.LSN) error {
 	batch := b.store.Begin()
 	setLSN(batch, lsn)
 	setMoved(batch, false)
+	batch.SetMeta(state.MetaRebound, nil)
 	return b.store.Commit(batch)
 }

@@ -313,6 +313,10 @@ func (s *Store) Empty() bool {
 // identityName is the meta under which Bind keeps the identity.
 const identityName = "state.identity"
 
+// MetaRebound is the meta that Rebind sets with the other timeline. Whoever has
+// made the positions fit that one removes it.
+const MetaRebound = "state.rebound"
+
 // Bind ties the store to the cluster that its positions are of. A new store takes
 // the identity; one of another cluster, timeline or database is a *Refusal.
 func (s *Store) Bind(id capture.Identity) error {
@@ -324,7 +328,7 @@ func (s *Store) Bind(id capture.Identity) error {
 	if ok {
 		return s.foreign(id, got)
 	}
-	return s.setIdentity(id)
+	return s.setIdentity(id, false)
 }
 
 // identityFixed is the length of system and timeline, before the database's name.
@@ -336,10 +340,13 @@ func identityOf(id capture.Identity) []byte {
 	return append(v, id.Database...)
 }
 
-func (s *Store) setIdentity(id capture.Identity) error {
+func (s *Store) setIdentity(id capture.Identity, rebound bool) error {
 	b := &Batch{s: s}
 	b.buf = make([]byte, groupHeaderSize)
 	b.SetMeta(identityName, identityOf(id))
+	if rebound {
+		b.SetMeta(MetaRebound, []byte{})
+	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	if err := s.commit(b); err != nil {
@@ -350,13 +357,17 @@ func (s *Store) setIdentity(id capture.Identity) error {
 
 // Rebind ties the store to another timeline of the same cluster: the database was
 // restored, or a standby of it was promoted. Whether the positions of the old one
-// mean anything on the new one is the caller's business.
+// mean anything on the new one is the caller's business: MetaRebound stands until
+// it is known, also if the process dies before.
 func (s *Store) Rebind(id capture.Identity) error {
 	got, ok := s.Meta(identityName)
+	if ok && string(got) == string(identityOf(id)) {
+		return nil
+	}
 	if ok && len(got) >= identityFixed && (le.Uint64(got) != id.System || string(got[identityFixed:]) != id.Database) {
 		return s.foreign(id, got)
 	}
-	return s.setIdentity(id)
+	return s.setIdentity(id, ok)
 }
 
 func (s *Store) foreign(id capture.Identity, got []byte) error {
