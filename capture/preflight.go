@@ -143,6 +143,7 @@ type survey struct {
 	report      Report
 
 	siblingsToMake int      // slots of the process's other bridges that are not there yet
+	siblingsAsleep int      // of them and of those that are there, from which nobody streams
 	leftSlots      []string // slots that its mapping does not use any more
 }
 
@@ -346,9 +347,9 @@ func (d *Database) checkRetention(s *survey) {
 // may stream, since managed servers grant it in ways of their own.
 func (d *Database) checkReplication(ctx context.Context, s *survey) error {
 	r, f := &s.report, &s.server
-	if f.sendersUsed >= f.senders {
-		r.fail("max_wal_senders", fmt.Sprintf("ALTER SYSTEM SET max_wal_senders = %d; then restart the server", f.sendersUsed+4),
-			"%d of %d are in use", f.sendersUsed, f.senders)
+	if f.sendersUsed+s.siblingsAsleep >= f.senders {
+		r.fail("max_wal_senders", fmt.Sprintf("ALTER SYSTEM SET max_wal_senders = %d; then restart the server", f.sendersUsed+s.siblingsAsleep+4),
+			"%d of %d are in use, and %d are needed", f.sendersUsed, f.senders, s.siblingsAsleep+1)
 		return nil
 	}
 	r.ok("max_wal_senders", "%d of %d are in use", f.sendersUsed, f.senders)

@@ -19,24 +19,27 @@ type siblings struct {
 // them, and tell of one that was left behind. It is called before all others.
 func (d *Database) Among(used, spare []string) { d.siblings = siblings{used, spare} }
 
-// readSiblings counts the siblings that are still to be made, and finds slots of
-// spare names that nobody reads.
+// readSiblings counts the siblings that are still to be made, those that will take
+// a walsender, and finds slots of spare names that nobody reads.
 func (d *Database) readSiblings(ctx context.Context, conn *pgconn.PgConn, s *survey) error {
 	if len(d.siblings.used)+len(d.siblings.spare) == 0 {
 		return nil
 	}
 	rows, err := query(ctx, conn, "read the slots beside slot "+d.cfg.Slot, `
-SELECT slot_name, slot_name = ANY ($1::text[]), active OR plugin <> '`+outputPlugin+`' OR database <> current_database()
+SELECT slot_name, slot_name = ANY ($1::text[]), active OR plugin <> '`+outputPlugin+`' OR database <> current_database(), active
   FROM pg_replication_slots WHERE slot_name = ANY ($1::text[] || $2::text[]) ORDER BY 1`,
 		textArray(d.siblings.used), textArray(d.siblings.spare))
 	if err != nil {
 		return err
 	}
-	s.siblingsToMake = len(d.siblings.used)
+	s.siblingsToMake, s.siblingsAsleep = len(d.siblings.used), len(d.siblings.used)
 	for _, row := range rows {
 		switch {
 		case row[1] == "t":
 			s.siblingsToMake--
+			if row[3] == "t" {
+				s.siblingsAsleep--
+			}
 		case row[2] != "t":
 			s.leftSlots = append(s.leftSlots, row[0])
 		}

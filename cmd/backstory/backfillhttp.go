@@ -117,6 +117,10 @@ func (p *process) pauseBackfill(ctx context.Context, names []string, paused bool
 			return err // none of them reads
 		}
 		errs = append(errs, p.of(part, err))
+		var notYet *bridge.ErrNotStreaming
+		if errors.As(err, &notYet) {
+			break // it has been waited for; another one would take as long
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -112,11 +112,11 @@ func (p *process) noStateLeft() error {
 			continue
 		}
 		of := p.cfg.forSlot(number)
-		there, err := state.Exists(of.State.Dir)
+		used, err := p.stateUsed(of.State)
 		if err != nil {
-			return fmt.Errorf("look for the state of slot %d: %w", number, err)
+			return fmt.Errorf("look at the state of slot %d: %w", number, err)
 		}
-		if there {
+		if used {
 			return &bridge.Refusal{
 				Thing:   fmt.Sprintf("slot %d", number),
 				Problem: fmt.Sprintf("the mapping gives it no table, and its state is in %s", of.State.Dir),
@@ -127,6 +127,20 @@ func (p *process) noStateLeft() error {
 		}
 	}
 	return nil
+}
+
+// stateUsed reports whether a state remembers anything: a start that was refused
+// leaves an empty one.
+func (p *process) stateUsed(cfg state.Config) (bool, error) {
+	there, err := state.Exists(cfg.Dir)
+	if err != nil || !there {
+		return false, err
+	}
+	store, err := state.Open(context.Background(), cfg, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		return false, err
+	}
+	return !store.Empty(), store.Close()
 }
 
 // openDatabase makes the source of a part. The first one also looks for slots that

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"backstory/internal/bridge"
+	"backstory/internal/state"
 )
 
 // threeTables are on two slots, the second of which is not 2.
@@ -181,5 +182,37 @@ func TestStatusOfSeveralSlots(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A state that remembers something is not left without tables; an empty one is what
+// a start leaves that was refused.
+func TestStateWithoutTables(t *testing.T) {
+	t.Parallel()
+	p, err := processOf(t, threeTables, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := p.cfg.forSlot(3).State
+	if err := p.noStateLeft(); err != nil {
+		t.Fatalf("no state: %v", err)
+	}
+	for _, used := range []bool{false, true} {
+		store, err := state.Open(t.Context(), left, slog.New(slog.DiscardHandler), nil)
+		if err == nil && used {
+			batch := store.Begin()
+			batch.SetMeta("lsn", []byte{1})
+			err = store.Commit(batch)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var refusal *bridge.Refusal
+		if err := p.noStateLeft(); errors.As(err, &refusal) != used {
+			t.Errorf("state that is used %t: got %v", used, err)
+		}
 	}
 }

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pglogrepl"
 
 	"backstory/internal/bridge"
+	"backstory/transform"
 )
 
 // processStatus is what /status shows. Of several slots the first part is the sum:
@@ -44,11 +47,14 @@ func phaseRank(phase string) int {
 func (p *process) status(slots bool) processStatus {
 	var all []slotStatus
 	tables := map[string]bridge.TableStatus{}
-	for _, part := range p.parts {
+	var views []*bridge.SlotView
+	if slots {
+		views = p.slotViews()
+	}
+	for i, part := range p.parts {
 		s := part.bridge.Status()
 		if slots {
-			view := part.bridge.Slot()
-			s.Slot = &view
+			s.Slot = views[i]
 		}
 		if !p.several() {
 			return processStatus{Status: s}
@@ -65,6 +71,21 @@ func (p *process) status(slots bool) processStatus {
 		sum.Tables = append(sum.Tables, tables[t.String()])
 	}
 	return sum
+}
+
+// slotViews asks the server for all slots at the same time: one that does not
+// answer costs a wait.
+func (p *process) slotViews() []*bridge.SlotView {
+	views := make([]*bridge.SlotView, len(p.parts))
+	var asked sync.WaitGroup
+	for i, part := range p.parts {
+		asked.Go(func() {
+			view := part.bridge.Slot()
+			views[i] = &view
+		})
+	}
+	asked.Wait()
+	return views
 }
 
 // sumOf is the status of a process without its tables.
@@ -96,6 +117,24 @@ func (s *slotStatus) worse(than *slotStatus) bool {
 		return waits
 	}
 	return s.Since.After(than.Since)
+}
+
+// of is the status of those slots alone that have one of the tables.
+func (s processStatus) of(tables []*transform.Table) bridge.Status {
+	var with []slotStatus
+	for _, slot := range s.Slots {
+		if slices.ContainsFunc(s.Tables, func(b bridge.TableStatus) bool {
+			return b.Slot == slot.Name && slices.ContainsFunc(tables, func(t *transform.Table) bool { return t.String() == b.Table })
+		}) {
+			with = append(with, slot)
+		}
+	}
+	if len(with) == 0 {
+		return s.Status // of one slot, or of another mapping
+	}
+	sum := sumOf(with).Status
+	sum.Tables = s.Tables
+	return sum
 }
 
 // named is the slot's error with its name.

@@ -127,7 +127,7 @@ func unknownTable(m *transform.Mapping, name string) error {
 // is not running, one with another mapping, and a table that it is still reading.
 // It waits for a bridge that is starting.
 func bridgeStreams(ctx context.Context, cfg *Config, tables []*transform.Table) error {
-	s, err := streamingStatus(ctx, cfg)
+	s, err := streamingStatus(ctx, cfg, tables)
 	if err != nil {
 		return err
 	}
@@ -139,14 +139,14 @@ func bridgeStreams(ctx context.Context, cfg *Config, tables []*transform.Table) 
 	return nil
 }
 
-// streamingStatus is the status of the bridge once it streams.
-func streamingStatus(ctx context.Context, cfg *Config) (*bridge.Status, error) {
+// streamingStatus is the status of the bridge once it streams the tables.
+func streamingStatus(ctx context.Context, cfg *Config, tables []*transform.Table) (*bridge.Status, error) {
 	c, err := newClient(cfg.HTTP.Listen)
 	if err != nil {
 		return nil, err
 	}
 	for begun := time.Now(); ; {
-		s, _, err := c.status(ctx)
+		whole, _, err := c.status(ctx)
 		var absent *noBridge
 		switch {
 		case errors.As(err, &absent):
@@ -154,8 +154,9 @@ func streamingStatus(ctx context.Context, cfg *Config) (*bridge.Status, error) {
 		case err != nil:
 			return nil, err
 		}
+		s := whole.of(tables)
 		if s.Phase == "streaming" {
-			return &s.Status, nil
+			return &s, nil
 		}
 		if time.Since(begun) > cfg.Bridge.StartupTimeout {
 			return nil, refusedError{fmt.Sprintf("verify: the bridge does not stream, it is %s (%s); see `backstory status`", s.Phase, s.Error)}
@@ -236,8 +237,11 @@ func (v *verification) look(ctx context.Context, of *part) error {
 	if err == nil {
 		err = reachable(ctx, v.cfg.Kafka.Brokers)
 	}
+	if err != nil {
+		return v.of(of, fmt.Errorf("look at the tables: %w", err))
+	}
 	v.looks[of] = &look{db, report}
-	return err
+	return nil
 }
 
 func (v *verification) table(ctx context.Context, of *part, t *transform.Table) (_ *verify.Result, err error) {
