@@ -149,7 +149,7 @@ func (c *cluster) marker(topic string, partition int32) {
 	})
 }
 
-// eventually repeats fn until it succeeds, for half a minute at most.
+// eventually repeats fn until it succeeds, for a minute and a half at most.
 func eventually(tb testing.TB, fn func() error) {
 	tb.Helper()
 	deadline := time.After(90 * time.Second)

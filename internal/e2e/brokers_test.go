@@ -41,7 +41,7 @@ func TestLeadersKilled(t *testing.T) {
 	written := r.writing(4, 1000, time.Millisecond, true)
 	kills := 0
 	wait(t, killEvery/2)
-	for time.Since(begun) < length {
+	for kills < 2 || time.Since(begun) < length {
 		next := time.Now().Add(killEvery)
 		leader := r.leader(client)
 		kafka.Kill9(t, leader)
@@ -60,9 +60,6 @@ func TestLeadersKilled(t *testing.T) {
 	r.compare()
 	t.Logf("%d leaders killed in %s, %d changes, %.0f/s; all confirmed %s after the last one",
 		kills, took.Round(time.Second), changes, float64(changes)/took.Seconds(), (drained - took).Round(time.Millisecond))
-	if kills < 2 {
-		t.Errorf("only %d leaders were killed", kills)
-	}
 }
 
 func wait(t *testing.T, d time.Duration) {

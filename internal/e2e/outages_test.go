@@ -313,7 +313,7 @@ func TestLostTopics(t *testing.T) {
 // and writes nothing, and fences nobody.
 func TestStandby(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, testenv.Postgres(t, testenv.PGSetting("wal_sender_timeout", "2s")), testenv.Kafka(t).Brokers(), 200)
+	r := newRig(t, testenv.Postgres(t, testenv.PGSetting("wal_sender_timeout", "8s")), testenv.Kafka(t).Brokers(), 200)
 	rigs := [2]*rig{r, r.second(r.brokers)}
 	one := rigs[0].start()
 	one.drained(time.Minute)
