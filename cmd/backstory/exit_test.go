@@ -82,7 +82,7 @@ func TestExitCodesWithoutServers(t *testing.T) {
 		{"a DSN that does not parse", []string{"run", "--source.dsn=postgres://u:hush@host:port/db", "--kafka.brokers=" + dead}, 2, `source\.dsn`},
 		{"no such mapping", []string{"run", dsn, "--kafka.brokers=" + dead}, 2, `products\.yaml`},
 		{"a wrong log level", []string{"status", "--log-level=loud"}, 2, `log\.level: .*"loud"`},
-		{"Postgres out of reach", []string{"run", dsn, "--kafka.brokers=" + dead, "--mapping=" + mapping, "--bridge.startup_timeout=200ms"}, 1, `(?s)` + regexp.QuoteMeta(dead)},
+		{"Postgres out of reach", []string{"run", dsn, "--kafka.brokers=" + dead, "--mapping=" + mapping, "--http.listen=", "--bridge.startup_timeout=200ms"}, 1, `(?s)` + regexp.QuoteMeta(dead)},
 		{"both out of reach", []string{"doctor", dsn, "--kafka.brokers=" + dead, "--mapping=" + mapping, "--bridge.startup_timeout=1s"}, 1, `(?s)✗ postgres.*✗ kafka`},
 		{"no bridge", []string{"status", "--http.listen=" + dead}, 1, `no bridge answers at ` + regexp.QuoteMeta(dead)},
 		{"no HTTP", []string{"status", "--http.listen="}, 2, `http\.listen`},
