@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"backstory/capture"
+	"backstory/internal/bridge"
 	"backstory/internal/screen"
 	"backstory/sink"
 	"backstory/transform"
@@ -148,8 +149,12 @@ func (d *diagnosis) add(check string, err error) {
 	d.err = errors.Join(d.err, err)
 	f := capture.Finding{Check: check, Level: capture.LevelError, Found: err.Error()}
 	var refusal *sink.Refusal
-	if errors.As(err, &refusal) {
+	var ours *bridge.Refusal
+	switch {
+	case errors.As(err, &refusal):
 		f.Check, f.Found, f.Cure = refusal.Thing, refusal.Problem, refusal.Cure
+	case errors.As(err, &ours):
+		f.Check, f.Found, f.Cure = ours.Thing, ours.Problem, ours.Cure
 	}
 	d.find(f)
 }
