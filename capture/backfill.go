@@ -273,10 +273,10 @@ func (r *Reader) replaced() error {
 
 // copy runs the statement and decodes its rows into the chunk.
 func (r *Reader) copy(ctx context.Context, chunk *Chunk, statement string) error {
-	buffer := chunk.buffer
+	buffer, begun := chunk.buffer, time.Now()
 	if _, err := r.conn.CopyTo(ctx, buffer, statement); err != nil {
 		err = stepError(ctx, "copy rows", err)
-		if sqlState(err) == codeQueryCanceled {
+		if sqlState(err) == codeQueryCanceled && time.Since(begun) >= r.timeout { // else somebody has cancelled it
 			err = fmt.Errorf("%w; the chunk was not read within backfill.statement_timeout (%s): raise that, or lower backfill.chunk_rows", err, r.timeout)
 		}
 		return err

@@ -287,18 +287,35 @@ func TestReaderWaitsForLocks(t *testing.T) {
 }
 
 // A chunk that the server takes too long for is given up, and the message says which
-// setting did it.
+// setting did it; one that somebody cancels has another cause.
 func TestChunkTimeout(t *testing.T) {
 	t.Parallel()
 	l := newLegacy(t, testenv.Postgres(t), `CREATE TABLE p (id int PRIMARY KEY)`, `INSERT INTO p VALUES (1)`)
 	db := l.open(t, l.config(), table("p"))
-	reader, err := db.OpenReader(t.Context(), prepare(t, db).Tables[0],
-		capture.ReadOptions{Where: "pg_sleep(600) IS NOT NULL", StatementTimeout: 200 * time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
-	if _, err = reader.Chunk(t.Context(), nil, 10); err == nil || !strings.Contains(err.Error(), "backfill.statement_timeout (200ms)") {
-		t.Fatalf("a chunk that takes ten minutes: got error %v, want one that names backfill.statement_timeout", err)
+	info := prepare(t, db).Tables[0]
+	for _, timeout := range []time.Duration{200 * time.Millisecond, time.Hour} {
+		reader, err := db.OpenReader(t.Context(), info, capture.ReadOptions{Where: "pg_sleep(600) IS NOT NULL", StatementTimeout: timeout})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reader.Close()
+		ended := make(chan error, 1)
+		go func() { // ends when the server cancels
+			_, err := reader.Chunk(t.Context(), nil, 10)
+			ended <- err
+		}()
+		cancelled := timeout == time.Hour
+		for err = nil; err == nil; {
+			if cancelled {
+				l.exec(t, `SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE datname = '$db' AND query LIKE 'COPY%pg_sleep(600)%'`)
+			}
+			select {
+			case err = <-ended:
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+		if blamed := strings.Contains(err.Error(), "backfill.statement_timeout ("+timeout.String()+")"); blamed == cancelled || !strings.Contains(err.Error(), "copy rows") {
+			t.Errorf("a chunk that takes ten minutes, cancelled by somebody %t: got %v", cancelled, err)
+		}
 	}
 }
