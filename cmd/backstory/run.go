@@ -34,7 +34,6 @@ mapping divides the tables over several slots, one process runs them all.`,
 			}
 			log := cfg.Log.logger()
 			log.Info("starting", "version", versionLine())
-			collectEarly()
 			return runBridge(cmd.Context(), cfg, log)
 		},
 	}

@@ -129,14 +129,18 @@ func (p *process) noStateLeft() error {
 	return nil
 }
 
-// stateUsed reports whether a state remembers anything: a start that was refused
-// leaves an empty one.
+// stateUsed reports whether a state remembers anything, or is in use: a start that
+// was refused leaves an empty one.
 func (p *process) stateUsed(cfg state.Config) (bool, error) {
 	there, err := state.Exists(cfg.Dir)
 	if err != nil || !there {
 		return false, err
 	}
 	store, err := state.Open(context.Background(), cfg, slog.New(slog.DiscardHandler), nil)
+	var refusal *state.Refusal
+	if errors.As(err, &refusal) {
+		return true, nil // damaged, or a process has it that was started with the former mapping
+	}
 	if err != nil {
 		return false, err
 	}
@@ -174,6 +178,7 @@ func withProcess(ctx context.Context, cfg *Config, log *slog.Logger, use func(*p
 	if err := p.noStateLeft(); err != nil {
 		return err
 	}
+	collectEarly()
 	p.reg = prometheus.NewRegistry()
 	p.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	assent := newAssent(len(p.parts))

@@ -207,10 +207,14 @@ func TestStateWithoutTables(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		var refusal *bridge.Refusal
+		if err := p.noStateLeft(); !errors.As(err, &refusal) {
+			t.Errorf("a state that a process has: got %v", err)
+		}
 		if err := store.Close(); err != nil {
 			t.Fatal(err)
 		}
-		var refusal *bridge.Refusal
+		refusal = nil
 		if err := p.noStateLeft(); errors.As(err, &refusal) != used {
 			t.Errorf("state that is used %t: got %v", used, err)
 		}
