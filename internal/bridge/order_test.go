@@ -83,6 +83,28 @@ func (i *instance) ended(t *testing.T) error {
 	}
 }
 
+// tells waits until the newest state of a key has a text in it.
+func (w *world) tells(t *testing.T, key, text string) {
+	t.Helper()
+	testenv.Eventually(t, time.Minute, func() error {
+		if value := w.kafka.latest(key); !bytes.Contains(value, []byte(text)) {
+			return fmt.Errorf("latest of %s is %s, want %q in it", key, value, text)
+		}
+		return nil
+	})
+}
+
+// forgets waits until a key has no state any more.
+func (w *world) forgets(t *testing.T, key string) {
+	t.Helper()
+	testenv.Eventually(t, time.Minute, func() error {
+		if value := w.kafka.latest(key); len(value) > 0 {
+			return fmt.Errorf("latest of %s is %s, and the row is gone", key, value)
+		}
+		return nil
+	})
+}
+
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	return &world{db: newFakeDB(1), kafka: newKafka(1), dirs: [2]string{t.TempDir(), t.TempDir()}}
@@ -356,12 +378,7 @@ func TestRebuiltStateIsCompared(t *testing.T) {
 	w.db.lose(func(t *tx) { t.put(capture.OpDelete, t.db.rows["1"], nil) })
 	w.dirs[w.turn] = t.TempDir()
 	w.begin(t, time.Millisecond)
-	testenv.Eventually(t, time.Minute, func() error {
-		if value := w.kafka.latest("1"); len(value) > 0 {
-			return fmt.Errorf("latest is %s, and the row is gone", value)
-		}
-		return nil
-	})
+	w.forgets(t, "1")
 }
 
 // A repair that is resumed does not know of changes that the stream has brought
@@ -402,21 +419,11 @@ func TestRepairLooksAgainAtWhatItPassedOver(t *testing.T) {
 	priced := make(chan struct{})
 	w.db.opening, w.db.chunking = func() { <-priced }, nil
 	i = w.begin(t, time.Millisecond)
-	testenv.Eventually(t, time.Minute, func() error {
-		if value := w.kafka.latest("1"); !bytes.Contains(value, []byte("2.00")) {
-			return fmt.Errorf("latest is %s", value)
-		}
-		return nil
-	})
+	w.tells(t, "1", "2.00")
 	close(priced)
 	i.imported(t) // it has passed over the row, which it can't see yet
 	w.db.appear(true)
-	testenv.Eventually(t, time.Minute, func() error {
-		if value := w.kafka.latest("1"); !bytes.Contains(value, []byte("the stream has lost")) {
-			return fmt.Errorf("latest is %s", value)
-		}
-		return nil
-	})
+	w.tells(t, "1", "the stream has lost")
 }
 
 // A row that a repair has not looked at moves to a key that it has: the large column
@@ -469,12 +476,7 @@ func TestRepairDoubtsWhatIsFilled(t *testing.T) {
 		t.Fatal("the third chunk is not read")
 	}
 	i.imported(t)
-	testenv.Eventually(t, time.Minute, func() error {
-		if value := w.kafka.latest("2"); !bytes.Contains(value, []byte("the stream has lost")) {
-			return fmt.Errorf("latest is %s", value)
-		}
-		return nil
-	})
+	w.tells(t, "2", "the stream has lost")
 }
 
 // A repair that dies when the state has just been bound to the restored database's
@@ -509,12 +511,7 @@ func TestRepairThatDiedIsOwed(t *testing.T) {
 		t.Fatal(err)
 	}
 	i = w.begin(t, time.Millisecond, (*bridge.Bridge).Repair)
-	testenv.Eventually(t, time.Minute, func() error {
-		if value := w.kafka.latest("1"); len(value) > 0 {
-			return fmt.Errorf("latest is %s, and the row is gone", value)
-		}
-		return nil
-	})
+	w.forgets(t, "1")
 	i.end(t)
 	i = w.begin(t, time.Millisecond)
 	i.imported(t)
@@ -560,12 +557,7 @@ func TestTakeOverIsCompared(t *testing.T) {
 
 	w.turn, w.db.chunking = 0, nil
 	w.begin(t, time.Millisecond)
-	testenv.Eventually(t, time.Minute, func() error {
-		if value := w.kafka.latest("1"); !bytes.Contains(value, []byte("the stream has lost")) {
-			return fmt.Errorf("latest is %s", value)
-		}
-		return nil
-	})
+	w.tells(t, "1", "the stream has lost")
 }
 
 // A TRUNCATE between the snapshot of a chunk and its watermark: the state has no
