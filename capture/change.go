@@ -170,3 +170,8 @@ type Identity struct {
 	Timeline int32
 	Database string
 }
+
+// String is for messages: "system 7312345678901234567, timeline 2, database legacy".
+func (id Identity) String() string {
+	return fmt.Sprintf("system %d, timeline %d, database %s", id.System, id.Timeline, id.Database)
+}

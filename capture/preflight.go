@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -363,15 +362,9 @@ func (d *Database) checkReplication(ctx context.Context, s *survey) error {
 		return err
 	}
 	defer closeConn(ctx, conn)
-	system, err := pglogrepl.IdentifySystem(ctx, conn)
-	if err != nil {
-		return stepError(ctx, "identify system", err)
+	if s.identity, _, err = identify(ctx, conn); err != nil {
+		return err
 	}
-	id, err := strconv.ParseUint(system.SystemID, 10, 64)
-	if err != nil {
-		return fmt.Errorf("identify system: %w", err)
-	}
-	s.identity = Identity{System: id, Timeline: system.Timeline, Database: system.DBName}
 	r.ok("role "+f.role+", replication", "may stream")
 	return nil
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
@@ -80,30 +79,25 @@ func (d *Database) takeSlot(ctx context.Context, conn *pgconn.PgConn, start LSN,
 	return s, nil
 }
 
-// checkCluster refuses a server that is not the one of Prepare, or whose WAL
-// ends below the position from which it is to be streamed.
+// checkCluster makes sure that the server is the one of Prepare, and refuses one
+// whose WAL ends below the position from which it is to be streamed. A server of
+// another identity may have taken over in between: the next session finds out.
 func (d *Database) checkCluster(ctx context.Context, conn *pgconn.PgConn, start LSN) error {
-	system, err := pglogrepl.IdentifySystem(ctx, conn)
+	now, end, err := identify(ctx, conn)
 	if err != nil {
-		return stepError(ctx, "identify the server", err)
+		return err
 	}
 	d.mu.Lock()
 	prepared := d.baseline
 	d.mu.Unlock()
-	thing := "server " + system.SystemID
-	if prepared != nil && (system.SystemID != strconv.FormatUint(prepared.identity.System, 10) ||
-		system.Timeline != prepared.identity.Timeline) {
-		return &Refusal{
-			Thing:   thing,
-			Problem: fmt.Sprintf("it is on timeline %d and not the server %d on timeline %d of before", system.Timeline, prepared.identity.System, prepared.identity.Timeline),
-			Cure:    "let source.dsn lead to the server that the state was made from",
-		}
+	if prepared != nil && now != prepared.identity {
+		return &ConnError{Step: "open slot " + d.cfg.Slot, Err: fmt.Errorf("the connection leads to %s, and the session began with %s", now, prepared.identity)}
 	}
-	if start > system.XLogPos {
+	if start > end {
 		return &Refusal{
-			Thing:   thing,
-			Problem: fmt.Sprintf("its WAL ends at %s, below the position %s of the state", system.XLogPos, start),
-			Cure: "if it was restored from a backup: `backstory backfill --reconcile`, which compares the tables with the state and " +
+			Thing:   fmt.Sprintf("server %d", now.System),
+			Problem: fmt.Sprintf("its WAL ends at %s, below the position %s of the state: it is not the server that the state was made from, or went back to an earlier copy", end, start),
+			Cure: "if its data directory was put back: `backstory backfill --reconcile`, which compares the tables with the state and " +
 				"publishes the differences; else let source.dsn lead to the server that the state was made from",
 		}
 	}

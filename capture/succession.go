@@ -1,0 +1,146 @@
+package capture
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// SuccessionKind says how the history of a server follows that of an identity.
+type SuccessionKind uint8
+
+// The kinds.
+const (
+	// SameTimeline: the server is still on the timeline.
+	SameTimeline SuccessionKind = iota
+	// Continues: the server's timeline branched off behind the position that was
+	// asked for, so everything up to it is in the server's past.
+	Continues
+	// Diverged: the server's timeline branched off at or before that position. What
+	// the identity has from there on never happened for the server.
+	Diverged
+	// Unrelated: the timeline is none of the server's past, or the server is
+	// another one.
+	Unrelated
+)
+
+// String returns the name of the kind.
+func (k SuccessionKind) String() string {
+	switch k {
+	case SameTimeline:
+		return "same timeline"
+	case Continues:
+		return "continues"
+	case Diverged:
+		return "diverged"
+	}
+	return "unrelated"
+}
+
+// Succession is what a server says of the end of a timeline.
+type Succession struct {
+	To Identity // the server, as it is now
+	// Branched is where the timeline ended on the way to the server's: below it both
+	// have the same WAL. 0 unless the kind is Continues or Diverged.
+	Branched LSN
+	Kind     SuccessionKind
+}
+
+// Succession asks the server how its history follows that of an identity of which
+// something is known up to and including the record at the position.
+//
+// It is the server's timeline history file that decides, by the command
+// TIMELINE_HISTORY of the streaming protocol ("Streaming Replication Protocol" in
+// the documentation of Postgres): one line for each timeline that the server's
+// descends from, with the position at which the next one branched off.
+func (d *Database) Succession(ctx context.Context, from Identity, at LSN) (Succession, error) {
+	conn, err := d.connect(ctx, true)
+	if err != nil {
+		return Succession{}, err
+	}
+	defer closeConn(ctx, conn)
+	now, _, err := identify(ctx, conn)
+	if err != nil {
+		return Succession{}, err
+	}
+	s := Succession{To: now, Kind: Unrelated}
+	switch {
+	case from.System != now.System || from.Database != now.Database || from.Timeline > now.Timeline:
+		return s, nil
+	case from.Timeline == now.Timeline:
+		s.Kind = SameTimeline
+		return s, nil
+	}
+	history, err := timelineHistory(ctx, conn, now.Timeline)
+	if err != nil {
+		return Succession{}, err
+	}
+	branched, ok := history[from.Timeline]
+	switch {
+	case !ok:
+	case at < branched:
+		s.Branched, s.Kind = branched, Continues
+	default:
+		s.Branched, s.Kind = branched, Diverged
+	}
+	return s, nil
+}
+
+// identify asks a walsender which server it is of, and where its WAL ends.
+func identify(ctx context.Context, conn *pgconn.PgConn) (Identity, LSN, error) {
+	const step = "identify the server"
+	system, err := pglogrepl.IdentifySystem(ctx, conn)
+	if err != nil {
+		return Identity{}, 0, stepError(ctx, step, err)
+	}
+	id, err := strconv.ParseUint(system.SystemID, 10, 64)
+	if err != nil {
+		return Identity{}, 0, fmt.Errorf("%s: %w", step, err)
+	}
+	return Identity{System: id, Timeline: system.Timeline, Database: system.DBName}, system.XLogPos, nil
+}
+
+// timelineHistory returns, for each timeline that the given one descends from,
+// where it ended. The first timeline has no history file.
+func timelineHistory(ctx context.Context, conn *pgconn.PgConn, timeline int32) (map[int32]LSN, error) {
+	step := fmt.Sprintf("read the history of timeline %d", timeline)
+	file, err := pglogrepl.TimelineHistory(ctx, conn, timeline)
+	if err != nil {
+		return nil, stepError(ctx, step, err)
+	}
+	history, err := parseTimelineHistory(string(file.Content))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", step, err)
+	}
+	return history, nil
+}
+
+// parseTimelineHistory parses a timeline history file: lines of timeline, position
+// and reason, separated by tabs; what begins with # is a comment.
+func parseTimelineHistory(text string) (map[int32]LSN, error) {
+	history := map[int32]LSN{}
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			return nil, fmt.Errorf("line %q of the history file has no position", line)
+		}
+		timeline, err := strconv.ParseInt(fields[0], 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("line %q of the history file: %q is no timeline", line, fields[0])
+		}
+		ended, err := parseLSNs(fields[1])
+		if err != nil {
+			return nil, fmt.Errorf("line %q of the history file: %w", line, err)
+		}
+		history[int32(timeline)] = ended[0]
+	}
+	return history, nil
+}
