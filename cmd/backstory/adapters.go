@@ -77,10 +77,7 @@ func (d *database) dropLost(ctx context.Context) error {
 // sameSource compares the database with what the state remembers: another
 // cluster first, which has no slot of ours either.
 func (d *database) sameSource(ctx context.Context, id capture.Identity) error {
-	if d.repair {
-		return d.store.Rebind(id)
-	}
-	if err := d.store.Bind(id); err != nil {
+	if _, err := d.store.Bind(id); err != nil || d.repair {
 		return err
 	}
 	return d.needSlot(ctx)

@@ -120,7 +120,7 @@ func (s *stream) applyRow(ctx context.Context, j *job, key []byte, c *capture.Ch
 		return j.dry.row(s, j, c, p)
 	}
 	before := len(p.out.Events)
-	if err := s.tr.Row(&p.out, c, states{p.batch}, s.repairing(j)); err != nil {
+	if err := s.tr.Row(&p.out, c, &p.view, s.repairing(j)); err != nil {
 		return err
 	}
 	s.count(j, len(p.out.Events)-before)
@@ -158,7 +158,7 @@ func (s *stream) count(j *job, events int) {
 // row counts what a row would make.
 func (d *DryRun) row(s *stream, j *job, c *capture.Change, p *piece) error {
 	var out transform.Output
-	if err := s.tr.Row(&out, c, dryStates{states{p.batch}}, true); err != nil {
+	if err := s.tr.Row(&out, c, dryStates{states{Batch: p.batch}}, true); err != nil {
 		return err
 	}
 	d.add(out.Events)
@@ -202,10 +202,10 @@ func (s *stream) remove(j *job, key []byte, at capture.Change, p *piece) error {
 	t.gone.Add(1)
 	t.events.Add(1)
 	if j.dry == nil {
-		return s.tr.Remove(&p.out, j.table, key, at, transform.Reconciliation, states{p.batch})
+		return s.tr.Remove(&p.out, j.table, key, at, transform.Reconciliation, &p.view)
 	}
 	var out transform.Output
-	if err := s.tr.Remove(&out, j.table, key, at, transform.Reconciliation, dryStates{states{p.batch}}); err != nil {
+	if err := s.tr.Remove(&out, j.table, key, at, transform.Reconciliation, dryStates{states{Batch: p.batch}}); err != nil {
 		return err
 	}
 	j.dry.add(out.Events)

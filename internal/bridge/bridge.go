@@ -30,7 +30,8 @@ type Bridge struct {
 	metrics  *metrics
 	status   *statusBoard
 	requests chan request // to the session that streams
-	repair   bool         // see Repair
+	repairs  bool         // see Repair
+	repair   bool         // the next session does what Repair permits
 	slot     slotCache
 }
 
@@ -48,7 +49,7 @@ func New(cfg Config, backfill BackfillConfig, db Database, sink Sink, store *sta
 // Repair permits the first session of Run to make a lost slot anew, and to go on
 // where slot and state do not fit: every table is then compared with the state, so
 // that what the stream has lost becomes events. It is called before Run.
-func (b *Bridge) Repair() { b.repair = true }
+func (b *Bridge) Repair() { b.repairs, b.repair = true, true }
 
 // Run streams until ctx is done and then ends in order: what was taken is
 // published, committed and confirmed, within StopTimeout; that returns nil. A
@@ -104,7 +105,7 @@ type unrestartable struct{ error }
 // session takes the slot, brings the state level with the topics and streams
 // until ctx is done (nil) or something breaks.
 func (b *Bridge) session(ctx context.Context, begun func()) (err error) {
-	start, remembered, err := b.memory.lsn()
+	_, remembered, err := b.memory.lsn()
 	if err != nil {
 		return err
 	}
@@ -115,49 +116,64 @@ func (b *Bridge) session(ctx context.Context, begun func()) (err error) {
 	if err != nil {
 		return fmt.Errorf("prepare: %w", err)
 	}
-	from := start
-	if b.repair {
-		from = 0 // where the slot is; checkSlot decides whether that fits
+	was, err := b.bind(prepared)
+	if err != nil {
+		return err
 	}
-	if err := b.bind(prepared); err != nil {
+	start, err := b.start(was)
+	if err != nil {
 		return err
 	}
 	b.phase("waiting for the slot", nil)
-	src, err := b.db.Open(ctx, from)
+	src, err := b.db.Open(ctx, start)
 	if err != nil {
 		return fmt.Errorf("open the slot: %w", err)
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
 	b.phase(recovering, nil)
-	if err := b.recover(ctx, start, remembered, prepared.Slot.Created); err != nil {
+	if err := b.recover(ctx); err != nil {
+		return err
+	}
+	r, err := b.decide(ctx, was, prepared.Slot.Created)
+	if err != nil {
 		return err
 	}
 	if err := b.announce(); err != nil {
 		return err
 	}
 	b.repair = false
-	base, err := b.memory.base()
-	if err != nil {
-		return err
-	}
-	b.sink.Rebase(base)
+	b.sink.Rebase(r.base)
 	begun()
 	b.phase(streaming, nil)
-	return newStream(b, src, prepared, base).run(ctx)
+	return b.diverges(prepared.Slot.Name, newStream(b, src, prepared, r).run(ctx))
 }
 
-// bind ties mapping, database and state together, and refuses what doesn't fit.
-func (b *Bridge) bind(prepared *capture.Prepared) error {
-	if err := b.store.Bind(prepared.Identity); err != nil {
-		return err
+// start is where the slot is to be streamed from, 0 for where it is: low enough that
+// the newest commit that the state has comes again, which proves that the server's
+// history is still the one that the state was made from. What the state has is passed
+// over.
+func (b *Bridge) start(was capture.Identity) (capture.LSN, error) {
+	lsn, _, err := b.memory.lsn()
+	if err != nil || b.repair || was != b.identity || b.memory.rebound() {
+		return 0, err
+	}
+	n, err := b.memory.newest()
+	return min(lsn, n.commit.lsn), err // without one that is known from where the slot is
+}
+
+// bind ties mapping, database and state together, and refuses what doesn't fit. It
+// returns the identity that the state is tied to, which may be of an earlier timeline.
+func (b *Bridge) bind(prepared *capture.Prepared) (was capture.Identity, err error) {
+	if was, err = b.store.Bind(prepared.Identity); err != nil {
+		return was, err
 	}
 	b.identity = prepared.Identity
 	if err := b.mapping.Bind(prepared.Tables); err != nil {
-		return err
+		return was, err
 	}
 	changed, err := b.memory.register(b.mapping.Tables, prepared.Tables)
 	if err != nil {
-		return fmt.Errorf("mapping against the state: %w", err)
+		return was, fmt.Errorf("mapping against the state: %w", err)
 	}
 	for _, c := range changed {
 		for _, text := range c.changes {
@@ -165,16 +181,7 @@ func (b *Bridge) bind(prepared *capture.Prepared) error {
 		}
 		b.log.Info("the table is compared with the state, and the differences are published", "table", c.table.String())
 	}
-	return nil
-}
-
-// again makes the table's import begin anew, as one that repairs.
-func (b *Bridge) again(t *transform.Table) error {
-	batch := b.store.Begin()
-	if err := setRun(batch, t.ID, importRun{Reconcile: true}); err != nil {
-		return err
-	}
-	return b.store.Commit(batch)
+	return was, nil
 }
 
 // announce shows for each table whether it is going to be read, before anybody

@@ -280,7 +280,7 @@ func TestRestoredDatabase(t *testing.T) {
 }
 
 // equal holds the newest records of both topics against the table.
-func (w *world) equal(t *testing.T) {
+func (w *world) equal(t rapid.TB) {
 	t.Helper()
 	versions, images := map[string]int64{}, map[string][]byte{}
 	for _, e := range w.kafka.records(transform.Events) {

@@ -53,6 +53,7 @@ type transaction struct {
 	changes     []capture.Change
 	visible     bool // to snapshots; its commit record is in WAL before that
 	undo        map[string]audit.Row
+	steps       []string // keys whose history has a step of it, one for each
 }
 
 // fakeDB is a database with one table or two: commits are in WAL at once and become
@@ -68,6 +69,7 @@ type fakeDB struct {
 	tip       capture.LSN
 	xid       uint32
 	timeline  int32
+	forks     map[int32]capture.LSN // where former timelines ended
 	confirmed capture.LSN
 	created   bool
 	sources   int
@@ -82,7 +84,7 @@ type fakeDB struct {
 }
 
 func newFakeDB(seed uint64) *fakeDB {
-	db := &fakeDB{rng: rand.New(rand.NewPCG(seed, 1)), rows: map[string]audit.Row{}, history: audit.History{}, tip: 1000, xid: 700, timeline: 1}
+	db := &fakeDB{rng: rand.New(rand.NewPCG(seed, 1)), rows: map[string]audit.Row{}, history: audit.History{}, tip: 1000, xid: 700, timeline: 1, forks: map[int32]capture.LSN{}}
 	db.cond = sync.NewCond(&db.mu)
 	return db
 }
@@ -133,6 +135,53 @@ func (db *fakeDB) restore(tip capture.LSN) {
 		}
 	}
 	db.begin()
+}
+
+// cut takes back what was committed at or behind a position, as if it had never been.
+func (db *fakeDB) cut(at capture.LSN) {
+	for len(db.wal) > 0 {
+		t := db.wal[len(db.wal)-1]
+		if t.end <= at {
+			break
+		}
+		for _, key := range t.steps {
+			db.history[key] = db.history[key][:len(db.history[key])-1]
+		}
+		for key, row := range t.undo {
+			if row == nil {
+				delete(db.rows, key)
+			} else {
+				db.rows[key] = row
+			}
+		}
+		db.wal = db.wal[:len(db.wal)-1]
+	}
+	db.tip = at
+}
+
+// promote makes a standby the server: it has the WAL up to a position, and of the slot
+// a copy that lags behind. Sessions with the former primary end.
+func (db *fakeDB) promote(at, confirmed capture.LSN) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.cut(at)
+	db.forks[db.timeline] = at
+	db.timeline++
+	db.confirmed = min(db.confirmed, confirmed, at)
+	db.sources++
+	db.cond.Broadcast()
+}
+
+// putBack brings the data directory back to an earlier copy, on the same timeline,
+// with the slot as it was then.
+func (db *fakeDB) putBack(at, confirmed capture.LSN) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.cut(at)
+	db.confirmed = min(db.confirmed, confirmed, at)
+	db.xid += 1000 // an xid counter does not come to the same again in the tests' few transactions
+	db.sources++
+	db.cond.Broadcast()
 }
 
 // tx is a transaction being written, to one table after another.
@@ -214,6 +263,7 @@ func (t *tx) set(key string, row audit.Row, step audit.Step) {
 		t.db.rows[key] = row
 	}
 	t.db.history[key] = append(t.db.history[key], step)
+	t.t.steps = append(t.t.steps, key)
 }
 
 // truncate holds its lock until it is visible, so that no snapshot can miss it
@@ -342,6 +392,23 @@ func (db *fakeDB) SlotStatus(context.Context) (capture.SlotStatus, error) {
 	return capture.SlotStatus{Name: "backstory", Exists: true, Confirmed: db.confirmed, Current: db.tip}, nil
 }
 
+func (db *fakeDB) Succession(_ context.Context, from capture.Identity, at capture.LSN) (capture.Succession, error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	s := capture.Succession{To: capture.Identity{System: 7, Timeline: db.timeline, Database: "shop"}, Kind: capture.Unrelated}
+	fork, ok := db.forks[from.Timeline]
+	switch {
+	case from.Timeline == db.timeline:
+		s.Kind = capture.SameTimeline
+	case !ok:
+	case at < fork:
+		s.Branched, s.Kind = fork, capture.Continues
+	default:
+		s.Branched, s.Kind = fork, capture.Diverged
+	}
+	return s, nil
+}
+
 func (db *fakeDB) Open(_ context.Context, start capture.LSN) (bridge.Source, error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -367,6 +434,9 @@ func (s *fakeSource) Next(ctx context.Context) (*capture.Batch, error) {
 	for {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
+		}
+		if s.generation != s.db.sources {
+			return nil, &capture.ConnError{Step: "stream", Err: errors.New("the server is gone")}
 		}
 		if s.fill() {
 			return &s.batch, nil

@@ -22,6 +22,7 @@ import (
 //	mark/ID/TOPIC/PARTITION 32 bytes: end, offset of the newest record, its ce_id
 //	import/ID               JSON [importRun]
 //	old/SEQUENCE            image that an aggregate had before its key was changed, see [states]
+//	newest, newest/window   how far the history goes that the state was made from, see [newest]
 const (
 	metaLSN    = "lsn"
 	metaMoved  = "moved"
@@ -101,13 +102,14 @@ func setMoved(b *state.Batch, moved bool) {
 	b.SetMeta(metaMoved, v)
 }
 
-// rebound reports whether the state belongs to another timeline than the one that
-// its position is of: a repair has begun and not come to where the tables are to be
-// compared.
+// rebound reports whether the state's position is of another history than the
+// server's, so that nothing can be streamed before the tables are compared.
 func (m memory) rebound() bool {
 	_, ok := m.store.Meta(state.MetaRebound)
 	return ok
 }
+
+func setRebound(b *state.Batch) { b.SetMeta(state.MetaRebound, []byte{}) }
 
 // fences is how many of the bridge's own fences the remembered ends of the topics do
 // not have: those of processes that died before they remembered the ends anew. One

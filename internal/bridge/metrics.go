@@ -13,6 +13,7 @@ type metrics struct {
 	mismatches prometheus.Counter
 	lastCommit prometheus.Gauge
 	streaming  prometheus.Gauge
+	switches   *prometheus.CounterVec
 
 	backfillRows    *prometheus.GaugeVec
 	backfillTotal   *prometheus.GaugeVec
@@ -32,6 +33,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Commit time of the newest change that is durable in both topics."}),
 		streaming: prometheus.NewGauge(prometheus.GaugeOpts{Name: "backstory_streaming",
 			Help: "1 while the bridge has the slot and streams; 0 while it starts, stands by, recovers or reconnects."}),
+		switches: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "backstory_timeline_switches_total",
+			Help: "Fail-overs to a later timeline that the bridge has met, by what it did: followed or refused."}, []string{"outcome"}),
 		backfillRows: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "backstory_backfill_rows",
 			Help: "Rows that the table's last backfill has applied so far."}, []string{"table"}),
 		backfillTotal: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "backstory_backfill_estimated_rows",
@@ -41,7 +44,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		backfillRunning: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "backstory_backfill_running",
 			Help: "1 while a backfill of the table is not done, paused or not."}, []string{"table"}),
 	}
-	reg.MustRegister(m.events, m.restarts, m.mismatches, m.lastCommit, m.streaming,
+	reg.MustRegister(m.events, m.restarts, m.mismatches, m.lastCommit, m.streaming, m.switches,
 		m.backfillRows, m.backfillTotal, m.backfillEvents, m.backfillRunning)
 	return m
 }

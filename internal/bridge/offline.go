@@ -29,7 +29,7 @@ func (b *Bridge) DryRun(ctx context.Context, found []capture.TableInfo, id captu
 		return err
 	}
 	// Nothing streams: a chunk is newer than all that the state has.
-	s := newStream(b, nil, &capture.Prepared{Identity: id, Tables: found}, top)
+	s := newStream(b, nil, &capture.Prepared{Identity: id, Tables: found}, resume{base: top})
 	s.reached = math.MaxUint64
 	defer b.store.DropAll()
 	g, ctx := errgroup.WithContext(ctx)

@@ -20,6 +20,9 @@ type Database interface {
 	// those of its rows for which the SQL condition where holds; empty is all. A
 	// condition that the server does not understand is an error of usage.
 	OpenReader(ctx context.Context, table capture.TableInfo, where string) (Reader, error)
+	// Succession says how the server's history follows that of an identity of which
+	// something is known up to and including the record at a position.
+	Succession(ctx context.Context, from capture.Identity, at capture.LSN) (capture.Succession, error)
 	// SlotStatus says where the slot and the server's WAL are now.
 	SlotStatus(ctx context.Context) (capture.SlotStatus, error)
 }

@@ -18,7 +18,7 @@ const foldBatch = 10_000
 // recover brings the state level with the topics: fence, check what is
 // remembered, fold latest, fold events, publish latest for what the events
 // moved, commit. The slot is taken by now and nothing has been read from it.
-func (b *Bridge) recover(ctx context.Context, start capture.LSN, remembered, created bool) error {
+func (b *Bridge) recover(ctx context.Context) error {
 	if err := b.sink.Fence(ctx); err != nil {
 		return fmt.Errorf("fence former sessions: %w", err)
 	}
@@ -38,7 +38,7 @@ func (b *Bridge) recover(ctx context.Context, start capture.LSN, remembered, cre
 			return fmt.Errorf("recover %s: %w", t.Aggregate, err)
 		}
 	}
-	return b.checkSlot(ctx, start, remembered, created)
+	return nil
 }
 
 // recover folds both topics of the table into the state.
@@ -61,14 +61,14 @@ func (f *fold) recover(ctx context.Context) error {
 	} else if err := b.rebuildFrom(ctx, t, events); err != nil {
 		return err
 	}
-	marks, err := f.latest(ctx, ends(latest))
+	marks, err := f.foldLatest(ctx, ends(latest))
 	if err != nil {
 		return err
 	}
 	if err := b.sink.Orphans(ctx, t, ends(latest)); err != nil {
 		return fmt.Errorf("check the topics: %w", err)
 	}
-	moreMarks, err := f.events(ctx, ends(events))
+	moreMarks, err := f.foldEvents(ctx, ends(events))
 	if err != nil {
 		return err
 	}
@@ -127,18 +127,19 @@ type fold struct {
 	folded int
 	image  []byte      // scratch
 	base   capture.LSN // the highest that a record tells of
+	newest sighting    // of all records
 	// rebuilt: the state was lost; moved: a session that it does not know of has
 	// been at the topics.
 	rebuilt, moved bool
-	// newest are the aggregates that the events moved beyond latest, each with
-	// its newest event; order has them as they came.
-	newest map[string]*transform.Event
+	// events are the newest of the aggregates that the events topic moved beyond
+	// latest; order has their keys as they came.
+	events map[string]*transform.Event
 	order  []string
 }
 
-// latest folds full images, committing as it goes: the state stays at or below
+// foldLatest folds full images, committing as it goes: the state stays at or below
 // the topic.
-func (f *fold) latest(ctx context.Context, from []int64) ([]transform.Mark, error) {
+func (f *fold) foldLatest(ctx context.Context, from []int64) ([]transform.Mark, error) {
 	f.batch = f.b.store.Begin()
 	marks, err := f.b.sink.Fold(ctx, f.table, transform.Latest, from, func(s *transform.Stored) error {
 		f.folded++
@@ -166,11 +167,11 @@ func (f *fold) latest(ctx context.Context, from []int64) ([]transform.Mark, erro
 	return marks, nil
 }
 
-// events folds what the events topic has beyond latest. Nothing is committed
+// foldEvents folds what the events topic has beyond latest. Nothing is committed
 // here: what the events moved must be in latest first, else a crash would leave
 // a state that is ahead of the topic. It is at most what was in flight.
-func (f *fold) events(ctx context.Context, from []int64) ([]transform.Mark, error) {
-	f.batch, f.newest = f.b.store.Begin(), map[string]*transform.Event{}
+func (f *fold) foldEvents(ctx context.Context, from []int64) ([]transform.Mark, error) {
+	f.batch, f.events = f.b.store.Begin(), map[string]*transform.Event{}
 	marks, err := f.b.sink.Fold(ctx, f.table, transform.Events, from, func(s *transform.Stored) error {
 		f.folded++
 		moved, err := f.apply(s)
@@ -180,7 +181,7 @@ func (f *fold) events(ctx context.Context, from []int64) ([]transform.Mark, erro
 		if moved {
 			f.keep(&s.Event)
 		}
-		return f.tr.Moved(s, states{f.batch})
+		return f.tr.Moved(s, states{Batch: f.batch})
 	})
 	if err != nil {
 		f.b.store.Drop(f.batch)
@@ -196,6 +197,7 @@ func (f *fold) apply(s *transform.Stored) (bool, error) {
 		return false, err
 	}
 	f.base = max(f.base, s.Base)
+	f.newest.see(s, f.table)
 	moved, image, err := transform.Fold(&e, s, f.image[:0])
 	if err != nil {
 		return false, fmt.Errorf("partition %d, offset %d: %w", s.Partition, s.Offset, err)
@@ -218,10 +220,10 @@ func (f *fold) keep(e *transform.Event) {
 		c.Context = &context
 	}
 	key := string(c.Key)
-	if _, ok := f.newest[key]; !ok {
+	if _, ok := f.events[key]; !ok {
 		f.order = append(f.order, key)
 	}
-	f.newest[key] = &c
+	f.events[key] = &c
 }
 
 // finish publishes latest for the aggregates that the events moved, then commits
@@ -247,18 +249,51 @@ func (f *fold) finish(ctx context.Context, below []int64, marks []transform.Mark
 	if f.last {
 		setFences(f.batch, 0)
 	}
-	base, err := f.b.memory.base()
-	if err != nil {
+	if err := f.place(); err != nil {
 		f.b.store.Drop(f.batch)
 		return err
-	}
-	if f.base > base {
-		setBase(f.batch, f.base)
 	}
 	if err := f.b.store.Commit(f.batch); err != nil {
 		return err
 	}
 	failpoint.Hit("recovered")
+	return nil
+}
+
+// place takes into the state what the records tell of positions: the base that was
+// added to them, and how far they go.
+func (f *fold) place() error {
+	base, err := f.b.memory.base()
+	if err != nil {
+		return err
+	}
+	if f.base > base {
+		setBase(f.batch, f.base)
+	}
+	if !f.newest.found || f.newest.base < base {
+		return nil
+	}
+	known, err := f.b.memory.newest()
+	if err != nil {
+		return err
+	}
+	floor, floored := f.b.memory.floor()
+	switch {
+	case f.newest.base > base:
+		known = newest{} // its positions are of before a repair
+		setFloor(f.batch, f.newest.low)
+	case floored:
+		setFloor(f.batch, min(floor, f.newest.low))
+	}
+	found, ok := f.newest.newest(f.b.identity)
+	now := known.join(found)
+	if !ok || now == known {
+		return nil
+	}
+	if now.commit == (commit{}) {
+		f.batch.SetMeta(metaWindow, nil) // the commits before are not known any more
+	}
+	setNewest(f.batch, now)
 	return nil
 }
 
@@ -272,7 +307,7 @@ func (f *fold) republish(ctx context.Context, below []int64, marks *[]transform.
 		if err != nil {
 			return err
 		}
-		event := *f.newest[key]
+		event := *f.events[key]
 		event.State = e.Image
 		events = append(events, event)
 	}
@@ -288,115 +323,4 @@ func (f *fold) republish(ctx context.Context, below []int64, marks *[]transform.
 	failpoint.Hit("latest-republished")
 	*marks = append(*marks, pub.Marks()...)
 	return nil
-}
-
-// checkSlot refuses to stream where slot and state don't fit. It is asked after
-// the fold, since a slot ahead of the state is right if another instance
-// confirmed what it had published: then it has left more in the topics than the
-// state remembered. A repair follows, because only that one knew which rows were
-// to be read again.
-func (b *Bridge) checkSlot(ctx context.Context, start capture.LSN, remembered, created bool) error {
-	slot, err := b.db.SlotStatus(ctx)
-	if err != nil {
-		return fmt.Errorf("look at the slot: %w", err)
-	}
-	thing := "slot " + slot.Name
-	switch {
-	case b.repair && (created || !remembered || b.memory.rebound() || slot.Confirmed > start || start > slot.Current):
-		b.log.Warn("changes are lost to the stream, the tables are compared with the state", "lsn", slot.Confirmed, "state_lsn", start)
-		return b.rebase(ctx, slot.Confirmed)
-	case b.memory.rebound():
-		return &Refusal{Thing: thing,
-			Problem: fmt.Sprintf("a repair of the restored database has ended before it could compare the tables with the state, whose position %s is of another timeline", start),
-			Cure:    "run `backstory backfill --reconcile` again: it compares the table with the state and publishes the differences"}
-	case !remembered:
-		return b.begin(ctx, slot)
-	case start > slot.Current:
-		return &Refusal{Thing: thing,
-			Problem: fmt.Sprintf("the state has everything up to %s, but the server's WAL ends at %s: the database was restored from an older backup", start, slot.Current),
-			Cure:    "run `backstory backfill --reconcile`: it compares the table with the state and publishes the differences"}
-	case slot.Confirmed <= start:
-		return b.remember(start)
-	case !b.memory.moved():
-		return &Refusal{Thing: thing,
-			Problem: fmt.Sprintf("it was moved to %s while the state ends at %s: the changes between are lost to the stream", slot.Confirmed, start),
-			Cure:    "run `backstory backfill --reconcile`: it compares the table with the state and publishes the differences"}
-	}
-	b.log.Warn("another instance has confirmed beyond the state, the tables are compared with it", "lsn", slot.Confirmed, "state_lsn", start)
-	return b.compareAll(slot.Confirmed)
-}
-
-// begin remembers where a new state starts. One that was rebuilt from the topics
-// has positions: they must not lie beyond the server's WAL.
-func (b *Bridge) begin(ctx context.Context, slot capture.SlotStatus) error {
-	base, err := b.memory.base()
-	if err != nil {
-		return err
-	}
-	top, err := b.top(ctx)
-	if err != nil {
-		return err
-	}
-	if top > slot.Current+base {
-		return &Refusal{Thing: "slot " + slot.Name,
-			Problem: fmt.Sprintf("the topics tell of changes up to %s, but the server's WAL ends at %s: the database was restored from an older backup", top, slot.Current+base),
-			Cure:    "run `backstory backfill --reconcile`: it compares the table with the state and publishes the differences"}
-	}
-	return b.remember(slot.Confirmed)
-}
-
-// top is the highest position that the state has.
-func (b *Bridge) top(ctx context.Context) (top capture.LSN, err error) {
-	err = b.store.Each(ctx, func(_ uint16, _ []byte, e transform.Entry) error {
-		top = max(top, e.Place.Pos.LSN)
-		return nil
-	})
-	return top, err
-}
-
-// rebase begins anew at lsn, with every table to be compared with the state. In a
-// database that was restored from a backup the positions of the WAL start again
-// below those that the topics have, and every change would be passed over as one
-// that is known. Then a base is added to all positions from now on, which keeps
-// them above. Records carry it, so that a state that is lost later finds the same
-// one: with another one, changes that come again would not be recognised.
-func (b *Bridge) rebase(ctx context.Context, lsn capture.LSN) error {
-	base, err := b.memory.base()
-	if err != nil {
-		return err
-	}
-	top, err := b.top(ctx)
-	switch {
-	case err != nil:
-		return err
-	case top == 0: // a new state: there is nothing to repair
-		return b.remember(lsn)
-	case top >= lsn+base:
-		base = top + 1 - lsn
-		batch := b.store.Begin()
-		setBase(batch, base)
-		if err := b.store.Commit(batch); err != nil {
-			return err
-		}
-	}
-	return b.compareAll(lsn)
-}
-
-// compareAll has every table compared with the state, which streams from lsn on.
-func (b *Bridge) compareAll(lsn capture.LSN) error {
-	for _, t := range b.mapping.Tables {
-		if err := b.again(t); err != nil {
-			return err
-		}
-	}
-	return b.remember(lsn)
-}
-
-// remember commits lsn as the place that the state has everything up to.
-func (b *Bridge) remember(lsn capture.LSN) error {
-	batch := b.store.Begin()
-	setLSN(batch, lsn)
-	setMoved(batch, false)
-	batch.SetMeta(state.MetaRebound, nil)
-	return b.store.Commit(batch)
 }

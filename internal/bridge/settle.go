@@ -55,7 +55,7 @@ func (s *stream) recycle(p *piece) {
 		close(p.settled)
 	}
 	p.out.Reset()
-	p.batch, p.pub, p.end, p.time, p.settled = nil, nil, 0, 0, nil
+	p.batch, p.view, p.top, p.pub, p.end, p.time, p.settled = nil, states{}, 0, nil, 0, 0, nil
 	s.free <- p // never blocks: it has room for all
 }
 

@@ -23,6 +23,8 @@ const pieces = 3
 type piece struct {
 	out   transform.Output
 	batch *state.Batch
+	view  states      // of batch, for the transformer
+	top   capture.LSN // the highest position that was put through view
 	pub   Publication // nil if there are no events
 	end   capture.LSN // the slot may be confirmed to here once the piece is durable; 0: nothing new
 	time  int64       // commit time of the newest change, microseconds since 1970; 0: none
@@ -40,6 +42,9 @@ type stream struct {
 	prepared *capture.Prepared
 	base     capture.LSN // added to the positions of the WAL; LSNs outside of positions are the server's
 	tr       *transform.Transformer
+	proof    proof
+	newest   newest // what the state will have once all that was taken is committed
+	told     newest // of it, what pieces have
 
 	batches chan capture.Batch // from feed
 	jobs    chan *job          // chunks whose watermark is in WAL; with room, so that a reader need not wait for the first stage
@@ -63,9 +68,9 @@ type stream struct {
 	committed committedLSN
 }
 
-func newStream(b *Bridge, src Source, prepared *capture.Prepared, base capture.LSN) *stream {
+func newStream(b *Bridge, src Source, prepared *capture.Prepared, r resume) *stream {
 	s := &stream{
-		b: b, src: src, prepared: prepared, base: base, tr: transform.New(b.mapping, prepared.Identity),
+		b: b, src: src, prepared: prepared, base: r.base, proof: r.proof, newest: r.newest, told: r.newest, tr: transform.New(b.mapping, prepared.Identity),
 		batches: make(chan capture.Batch), jobs: make(chan *job, readAhead),
 		free: make(chan *piece, pieces), filled: make(chan *piece, 1), room: make(chan struct{}, 1),
 		repairs: map[uint16]*repair{}, emptied: map[uint16]truncation{}, horizons: map[uint16]*atomic.Uint64{},
@@ -137,12 +142,18 @@ func (s *stream) take(ctx, taking context.Context) error {
 	renew := time.NewTicker(s.b.cfg.RenewInterval)
 	defer renew.Stop()
 	for {
-		room := s.room
-		if s.cur == nil {
+		room, renewal := s.room, renew.C
+		if s.cur == nil || s.proof.pending() {
 			room = nil
+		}
+		if s.proof.pending() {
+			renewal = nil
 		}
 		select {
 		case <-taking.Done():
+			if s.proof.pending() {
+				return nil // it comes again
+			}
 			return s.send(ctx)
 		case <-room:
 			if err := s.pass(); err != nil {
@@ -157,7 +168,7 @@ func (s *stream) take(ctx, taking context.Context) error {
 			if err := s.applyDue(ctx); err != nil {
 				return err
 			}
-		case <-renew.C:
+		case <-renewal:
 			if err := s.renew(ctx); err != nil {
 				return err
 			}
@@ -168,16 +179,18 @@ func (s *stream) take(ctx, taking context.Context) error {
 // takeBatch maps a batch of changes, then the chunks that its progress makes due.
 func (s *stream) takeBatch(ctx context.Context, batch *capture.Batch) error {
 	for i := range batch.Changes {
-		batch.Changes[i].Pos.LSN += s.base
 		if err := s.takeChange(ctx, &batch.Changes[i]); err != nil {
 			return err
 		}
+	}
+	if err := s.proof.reach(batch.Reached); err != nil {
+		return err
 	}
 	s.reached = max(s.reached, batch.Reached)
 	if err := s.applyDue(ctx); err != nil {
 		return err
 	}
-	if batch.End > s.end {
+	if batch.End > s.end && batch.End >= s.proof.to {
 		p, err := s.open(ctx)
 		if err != nil {
 			return err
@@ -187,7 +200,14 @@ func (s *stream) takeBatch(ctx context.Context, batch *capture.Batch) error {
 	return nil
 }
 
+// takeChange maps a change of the stream. One that the state has is passed over.
 func (s *stream) takeChange(ctx context.Context, c *capture.Change) error {
+	known, err := s.proof.change(c)
+	if err != nil || known {
+		return err
+	}
+	s.note(c)
+	c.Pos.LSN += s.base
 	if c.Op == capture.OpTruncate {
 		return s.truncate(ctx, c)
 	}
@@ -196,7 +216,7 @@ func (s *stream) takeChange(ctx context.Context, c *capture.Change) error {
 		return err
 	}
 	filled := len(p.out.Filled)
-	if err := s.tr.Apply(&p.out, c, states{p.batch}); err != nil {
+	if err := s.tr.Apply(&p.out, c, &p.view); err != nil {
 		return fmt.Errorf("map the change: %w", err)
 	}
 	p.time = c.Time
@@ -204,6 +224,17 @@ func (s *stream) takeChange(ctx context.Context, c *capture.Change) error {
 		return err
 	}
 	return s.sendFull(ctx)
+}
+
+// note takes in the commit that a change is of.
+func (s *stream) note(c *capture.Change) {
+	if c.Pos.LSN <= s.newest.commit.lsn {
+		return
+	}
+	if t := s.tr.Table(c.Relation); t != nil {
+		s.newest.timeline = s.prepared.Identity.Timeline
+		s.newest.commit = commit{lsn: c.Pos.LSN, xid: c.XID, time: c.Time, table: t.ID}
+	}
 }
 
 // open returns the piece being filled, a fresh one if there is none. It waits
@@ -215,6 +246,7 @@ func (s *stream) open(ctx context.Context) (*piece, error) {
 	select {
 	case s.cur = <-s.free:
 		s.cur.batch = s.b.store.Begin()
+		s.cur.view = states{s.cur.batch, &s.cur.top}
 		return s.cur, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
@@ -223,6 +255,9 @@ func (s *stream) open(ctx context.Context) (*piece, error) {
 
 // sendFull sends the piece if it has reached its bound.
 func (s *stream) sendFull(ctx context.Context) error {
+	if s.proof.pending() {
+		return nil // it is of what was under way when the bridge ended, so it is bounded too
+	}
 	if p := s.cur; p.out.Bytes() >= s.b.cfg.PieceBytes || len(p.out.Events) >= s.b.cfg.PieceEvents {
 		return s.send(ctx)
 	}
@@ -262,6 +297,11 @@ func (s *stream) pass() error {
 	}
 	if p.end != 0 {
 		setLSN(p.batch, p.end)
+	}
+	s.newest.reach(p.top, s.base, s.prepared.Identity.Timeline)
+	if s.newest != s.told {
+		setNewest(p.batch, s.newest)
+		s.told = s.newest
 	}
 	s.filled <- p // never blocks: there was room
 	return nil
@@ -342,7 +382,7 @@ func (s *stream) truncate(ctx context.Context, c *capture.Change) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := s.tr.Remove(&p.out, table, keys.Key(), *c, transform.Truncated, states{p.batch}); err != nil {
+		if err := s.tr.Remove(&p.out, table, keys.Key(), *c, transform.Truncated, &p.view); err != nil {
 			return fmt.Errorf("truncate %s: %w", table.Aggregate, err)
 		}
 		p.time = c.Time

@@ -243,8 +243,10 @@ func TestRefusals(t *testing.T) {
 		t.Error("a new store is not empty")
 	}
 	id := capture.Identity{System: 7312345678901234567, Timeline: 1, Database: "legacy"}
-	if err := errors.Join(s.Bind(id), s.Bind(id)); err != nil {
-		t.Fatal(err)
+	for range 2 {
+		if was, err := s.Bind(id); err != nil || was != id {
+			t.Fatalf("bind: got %v, %v", was, err)
+		}
 	}
 	if !s.Empty() {
 		t.Error("a store that has only its identity is not empty")
@@ -260,28 +262,31 @@ func TestRefusals(t *testing.T) {
 	if s, err = open(); err != nil {
 		t.Fatal(err)
 	}
-	promoted := capture.Identity{System: id.System, Timeline: 2, Database: "legacy"}
 	for _, other := range []struct {
 		what string
 		id   capture.Identity
-		cure string
 	}{
-		{"cluster", capture.Identity{System: 42, Timeline: 1, Database: "legacy"}, "state.dir"},
-		{"timeline", promoted, "backfill --reconcile"},
-		{"database", capture.Identity{System: id.System, Timeline: 1, Database: "other"}, "state.dir"},
+		{"cluster", capture.Identity{System: 42, Timeline: 1, Database: "legacy"}},
+		{"database", capture.Identity{System: id.System, Timeline: 1, Database: "other"}},
 	} {
-		r := refusal(t, s.Bind(other.id), other.what)
-		if !strings.Contains(r.Problem, "timeline 1, database legacy") || !strings.Contains(r.Cure, other.cure) {
+		_, err := s.Bind(other.id)
+		r := refusal(t, err, other.what)
+		if !strings.Contains(r.Problem, "timeline 1, database legacy") || !strings.Contains(r.Cure, "state.dir") {
 			t.Errorf("another %s: got %v", other.what, r)
 		}
-		if other.id != promoted {
-			refusal(t, s.Rebind(other.id), "repair in another "+other.what)
-		}
 	}
-	if err := errors.Join(s.Rebind(promoted), s.Bind(promoted)); err != nil {
+	promoted := capture.Identity{System: id.System, Timeline: 2, Database: "legacy"}
+	if was, err := s.Bind(promoted); err != nil || was != id {
+		t.Errorf("a later timeline: got %v, %v; want that of before", was, err)
+	}
+	b := s.Begin()
+	b.Bind(promoted)
+	if err := s.Commit(b); err != nil {
 		t.Fatal(err)
 	}
-	refusal(t, s.Bind(id), "the timeline of before")
+	if was, err := s.Bind(promoted); err != nil || was != promoted {
+		t.Errorf("a timeline that was followed: got %v, %v", was, err)
+	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package state
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -313,22 +312,29 @@ func (s *Store) Empty() bool {
 // identityName is the meta under which Bind keeps the identity.
 const identityName = "state.identity"
 
-// MetaRebound is the meta that Rebind sets with the other timeline. Whoever has
-// made the positions fit that one removes it.
+// MetaRebound is the meta that says that the state's position is of another history
+// than the server's: what the server has at that position is not what the state was
+// made from. Whoever has made the state fit removes it.
 const MetaRebound = "state.rebound"
 
-// Bind ties the store to the cluster that its positions are of. A new store takes
-// the identity; one of another cluster, timeline or database is a *Refusal.
-func (s *Store) Bind(id capture.Identity) error {
-	want := identityOf(id)
-	got, ok := s.Meta(identityName)
-	if ok && string(got) == string(want) {
-		return nil
+// Bind ties the store to the cluster that its positions are of, and returns the
+// identity that it is tied to. A new store takes the given one; one of another
+// cluster or database is a *Refusal. A store of another timeline stays on that:
+// whether the history went on from there is for the caller to find out, who then
+// moves it by [Batch.Bind].
+func (s *Store) Bind(id capture.Identity) (capture.Identity, error) {
+	v, ok := s.Meta(identityName)
+	if !ok {
+		return id, s.setIdentity(id)
 	}
-	if ok {
-		return s.foreign(id, got)
+	if len(v) < identityFixed {
+		return id, damaged(s.dir, identityName, 0, "the identity is cut off")
 	}
-	return s.setIdentity(id, false)
+	got := capture.Identity{System: le.Uint64(v), Timeline: int32(le.Uint32(v[8:])), Database: string(v[identityFixed:])}
+	if got.System != id.System || got.Database != id.Database {
+		return got, s.foreign(id, got)
+	}
+	return got, nil
 }
 
 // identityFixed is the length of system and timeline, before the database's name.
@@ -340,13 +346,10 @@ func identityOf(id capture.Identity) []byte {
 	return append(v, id.Database...)
 }
 
-func (s *Store) setIdentity(id capture.Identity, rebound bool) error {
+func (s *Store) setIdentity(id capture.Identity) error {
 	b := &Batch{s: s}
 	b.buf = make([]byte, groupHeaderSize)
-	b.SetMeta(identityName, identityOf(id))
-	if rebound {
-		b.SetMeta(MetaRebound, []byte{})
-	}
+	b.Bind(id)
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	if err := s.commit(b); err != nil {
@@ -355,35 +358,14 @@ func (s *Store) setIdentity(id capture.Identity, rebound bool) error {
 	return nil
 }
 
-// Rebind ties the store to another timeline of the same cluster: the database was
-// restored, or a standby of it was promoted. Whether the positions of the old one
-// mean anything on the new one is the caller's business: MetaRebound stands until
-// it is known, also if the process dies before.
-func (s *Store) Rebind(id capture.Identity) error {
-	got, ok := s.Meta(identityName)
-	if ok && string(got) == string(identityOf(id)) {
-		return nil
-	}
-	if ok && len(got) >= identityFixed && (le.Uint64(got) != id.System || string(got[identityFixed:]) != id.Database) {
-		return s.foreign(id, got)
-	}
-	return s.setIdentity(id, ok)
-}
+// Bind ties the store to an identity, together with the rest of the batch.
+func (b *Batch) Bind(id capture.Identity) { b.SetMeta(identityName, identityOf(id)) }
 
-func (s *Store) foreign(id capture.Identity, got []byte) error {
-	if len(got) < identityFixed {
-		return damaged(s.dir, identityName, 0, "the identity is cut off")
-	}
-	cure := "point state.dir or source.dsn to the other, or give this source a directory, slot and topics of its own"
-	if le.Uint64(got) == id.System && string(got[identityFixed:]) == id.Database {
-		cure = "if the database was restored or a standby promoted: `backstory backfill --reconcile`, which compares the tables " +
-			"with the state and publishes the differences; else point source.dsn to the right server"
-	}
+func (s *Store) foreign(id, got capture.Identity) error {
 	return &Refusal{
-		Thing: "state directory " + s.dir,
-		Problem: fmt.Sprintf("it belongs to system %d, timeline %d, database %s, not to system %d, timeline %d, database %s",
-			binary.LittleEndian.Uint64(got), int32(le.Uint32(got[8:])), got[identityFixed:], id.System, id.Timeline, id.Database),
-		Cure: cure,
+		Thing:   "state directory " + s.dir,
+		Problem: fmt.Sprintf("it belongs to %s, not to %s", got, id),
+		Cure:    "point state.dir or source.dsn to the other, or give this source a directory, slot and topics of its own",
 	}
 }
 
