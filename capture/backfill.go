@@ -212,7 +212,7 @@ func (r *Reader) inSnapshot(ctx context.Context, chunk *Chunk, sql func(*readPla
 	if chunk.Snapshot, err = parseSnapshot(row[0]); err != nil {
 		return err
 	}
-	if chunk.buffer.time, err = strconv.ParseInt(row[1], 10, 64); err != nil {
+	if chunk.Time, err = strconv.ParseInt(row[1], 10, 64); err != nil {
 		return fmt.Errorf("read time: %w", err)
 	}
 	if err := r.refresh(ctx); err != nil {

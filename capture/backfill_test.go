@@ -236,6 +236,58 @@ func TestReader(t *testing.T) {
 	}
 }
 
+// Every chunk says when it was read, by the server's clock: what is found to be
+// gone has no other time. So does one without a row, one of a look-up, and one
+// whose memory served another before.
+func TestChunkHasTheTimeOfItsRead(t *testing.T) {
+	t.Parallel()
+	l := newLegacy(t, testenv.Postgres(t), `CREATE TABLE p (id int PRIMARY KEY)`, `INSERT INTO p VALUES (1)`)
+	db := l.open(t, l.config(), table("p"))
+	reader, err := db.OpenReader(t.Context(), prepare(t, db).Tables[0], capture.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	last := l.clock(t)
+	for _, tt := range []struct {
+		name string
+		rows int
+		read func() (*capture.Chunk, error)
+	}{
+		{"with a row", 1, func() (*capture.Chunk, error) { return reader.Chunk(t.Context(), nil, 10) }},
+		{"behind the last row", 0, func() (*capture.Chunk, error) { return reader.Chunk(t.Context(), []string{"1"}, 10) }},
+		{"look-up of a row and of none", 1, func() (*capture.Chunk, error) { return reader.Lookup(t.Context(), [][]string{{"1"}, {"2"}}) }},
+		{"look-up of rows that are gone", 0, func() (*capture.Chunk, error) { return reader.Lookup(t.Context(), [][]string{{"2"}, {"3"}}) }},
+		{"look-up of nothing", 0, func() (*capture.Chunk, error) { return reader.Lookup(t.Context(), nil) }},
+	} {
+		chunk, err := tt.read()
+		if err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		now := l.clock(t)
+		if len(chunk.Changes) != tt.rows || chunk.Time < last || chunk.Time > now {
+			t.Errorf("%s: got %d rows, read at %d, want %d between %d and %d", tt.name, len(chunk.Changes), chunk.Time, tt.rows, last, now)
+		}
+		for i := range chunk.Changes {
+			if chunk.Changes[i].Time != chunk.Time {
+				t.Errorf("%s: row %d is of %d, the chunk of %d", tt.name, i, chunk.Changes[i].Time, chunk.Time)
+			}
+		}
+		last = now
+		chunk.Release()
+	}
+}
+
+// clock is the server's, in microseconds since 1970.
+func (l *legacy) clock(t *testing.T) int64 {
+	t.Helper()
+	now, err := strconv.ParseInt(l.rows(t, `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8::text`)[0], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return now
+}
+
 // A lock on the table holds the reader back, and nothing else.
 func TestReaderWaitsForLocks(t *testing.T) {
 	t.Parallel()

@@ -14,7 +14,6 @@ type chunkBuffer struct {
 	rows   int
 	limit  int  // bytes; the first row may exceed it. 0: none
 	full   bool // rows were dropped
-	time   int64
 	values []Value
 }
 
@@ -46,7 +45,7 @@ func (c *Chunk) decode(p *readPlan) error {
 		for j, place := range p.targets {
 			row[place] = fields[j]
 		}
-		c.Changes = append(c.Changes, Change{Op: OpRead, Time: b.time, Relation: p.relation, New: row})
+		c.Changes = append(c.Changes, Change{Op: OpRead, Time: c.Time, Relation: p.relation, New: row})
 	}
 	if len(rest) > 0 {
 		return fmt.Errorf("%d bytes follow the last row", len(rest))
