@@ -260,9 +260,6 @@ func (r *Reader) refresh(ctx context.Context) error {
 		}
 		r.facts, r.plan, r.row = facts, plan, 0
 	}
-	if path := r.plan.searchPath; path != "" {
-		return exec(ctx, r.conn, "set search path", "SET LOCAL search_path = pg_catalog, "+path)
-	}
 	return nil
 }
 
@@ -364,6 +361,7 @@ func (t *tableFacts) sameShape(u *tableFacts) bool {
 	return t.kind == u.kind && t.identity == u.identity && slices.Equal(t.columns, u.columns) &&
 		slices.EqualFunc(t.indexes, u.indexes, func(a, b indexFacts) bool {
 			return a.name == b.name && a.primary == b.primary && a.immediate == b.immediate && a.replident == b.replident &&
-				a.notNull == b.notNull && a.ordered == b.ordered && a.distinct == b.distinct && slices.Equal(a.columns, b.columns)
+				a.notNull == b.notNull && a.ordered == b.ordered && a.distinct == b.distinct && slices.Equal(a.columns, b.columns) &&
+				slices.Equal(a.operators, b.operators)
 		})
 }
