@@ -19,7 +19,9 @@ type readPlan struct {
 	from     string // FROM clause with the selected columns before it
 	targets  []int  // of each selected column: its place in the relation
 	key      []keyColumn
-	order    []int // the index's columns, as places in key
+	order    []int  // the index's columns, as places in key
+	to       string // where COPY sends the rows, and in which encoding
+	texts    *texts // nil: the rows are UTF-8
 }
 
 // keyColumn is one column of the key, in the mapping's order.
@@ -44,8 +46,14 @@ func newReadPlan(ctx context.Context, conn *pgconn.PgConn, t *tableFacts) (*read
 	if err != nil {
 		return nil, err
 	}
-	p := &readPlan{relation: t.relation(types), table: t.sql()}
+	p := &readPlan{relation: t.relation(types), table: t.sql(), to: " TO STDOUT"}
 	p.selectFrom(t)
+	if charset, _ := charsetOf(conn.ParameterStatus("server_encoding")); charset != nil {
+		p.to += " (ENCODING " + quoteLiteral(charset.name) + ")"
+		ref := t.ref
+		ref.Key = t.key()
+		p.texts = newTexts(charset, []TableRef{ref}, nil)
+	}
 	for _, name := range t.key() {
 		place := p.place(name)
 		column := keyColumn{place: place, name: quoteIdent(name)}
@@ -121,7 +129,7 @@ func (p *readPlan) chunkSQL(where string, after []string, limit int) (string, er
 	if after != nil {
 		sql.WriteString(and + p.behind(after))
 	}
-	sql.WriteString(" ORDER BY " + strings.Join(columns, ", ") + " LIMIT " + strconv.Itoa(limit) + ") TO STDOUT")
+	sql.WriteString(" ORDER BY " + strings.Join(columns, ", ") + " LIMIT " + strconv.Itoa(limit) + ")" + p.to)
 	return sql.String(), nil
 }
 
@@ -169,7 +177,7 @@ func (p *readPlan) lookupSQL(keys [][]string) (string, error) {
 	case len(keys) > 0:
 		condition = p.inRows(keys)
 	}
-	return "COPY (" + p.from + " WHERE " + condition + ") TO STDOUT", nil
+	return "COPY (" + p.from + " WHERE " + condition + ")" + p.to, nil
 }
 
 // inList is the condition that the key, which is one column, is one of several.
