@@ -346,6 +346,40 @@ func (r *Reader) Wait(ctx context.Context, xmax uint64) error {
 	}
 }
 
+// CommitTimes returns when transactions were committed, in microseconds since 1970,
+// as far as the server knows: nothing where track_commit_timestamp is off, and not
+// those of long ago. An xid is that of 32 bits, and of the newest transaction that
+// has it.
+func (r *Reader) CommitTimes(ctx context.Context, xids []uint32) (map[uint32]int64, error) {
+	if err := r.dial(ctx); err != nil {
+		return nil, err
+	}
+	list := make([]string, len(xids))
+	for i, xid := range xids {
+		list[i] = strconv.FormatUint(uint64(xid), 10)
+	}
+	const step = "read commit times"
+	on, err := queryRow(ctx, r.conn, step, "SELECT current_setting('track_commit_timestamp')")
+	if err != nil || on[0] != "on" {
+		return nil, err
+	}
+	rows, err := query(ctx, r.conn, step, `
+SELECT x, (extract(epoch FROM at) * 1000000)::int8::text
+  FROM unnest($1::text[]) x, pg_xact_commit_timestamp(x::xid) at WHERE at IS NOT NULL`, "{"+strings.Join(list, ",")+"}")
+	if err != nil {
+		return nil, err
+	}
+	times := make(map[uint32]int64, len(rows))
+	for _, row := range rows {
+		micros, err := strconv.ParseInt(row[1], 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", step, err)
+		}
+		times[parseOID(row[0])] = micros // an xid has the form of an OID
+	}
+	return times, nil
+}
+
 // snapshot takes a snapshot of its own.
 func (r *Reader) snapshot(ctx context.Context) (Snapshot, error) {
 	row, err := queryRow(ctx, r.conn, "take snapshot", "SELECT "+snapshotFunction(serverMajor(r.conn))+"::text")

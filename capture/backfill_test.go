@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -362,6 +363,42 @@ func TestChunkHasTheTimeOfItsRead(t *testing.T) {
 		}
 		last = now
 		chunk.Release()
+	}
+}
+
+// The server tells when transactions were committed where it keeps that, as the stream
+// tells it.
+func TestCommitTimes(t *testing.T) {
+	t.Parallel()
+	for _, track := range []string{"on", "off"} {
+		t.Run(track, func(t *testing.T) {
+			t.Parallel()
+			l := newLegacy(t, testenv.Postgres(t, testenv.PGSetting("track_commit_timestamp", track)), `CREATE TABLE p (id int PRIMARY KEY)`)
+			db := l.open(t, l.config(), table("p"))
+			reader, err := db.OpenReader(t.Context(), prepare(t, db).Tables[0], capture.ReadOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer reader.Close()
+			l.exec(t, `INSERT INTO p VALUES (1)`, `INSERT INTO p VALUES (2), (3)`)
+			streamed := map[uint32]int64{}
+			for stream := openStream(t, db, 0); len(streamed) < 2; {
+				for _, c := range nextBatch(t, stream).Changes {
+					streamed[c.XID] = c.Time
+				}
+			}
+			asked := append(slices.Collect(maps.Keys(streamed)), 1<<31, 3)
+			known, err := reader.CommitTimes(t.Context(), asked)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if track == "off" {
+				clear(streamed)
+			}
+			if !maps.Equal(streamed, known) {
+				t.Errorf("the server knows %v, want %v", known, streamed)
+			}
+		})
 	}
 }
 

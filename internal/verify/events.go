@@ -17,6 +17,7 @@ type events struct {
 	table    *transform.Table
 	report   func(Difference)
 	times    *times
+	commits  sample
 	// start is where the log of a partition begins, where the mapping lets retention
 	// take events; else 0, and an event that is missing is missing.
 	start   func(partition int32) int64
@@ -47,6 +48,9 @@ func (f *events) take(s *sink.Scanned) (v version, ok bool, err error) {
 		return v, false, err
 	}
 	f.times.check(s, Events, f.known[s.Partition], d)
+	if f.known[s.Partition] {
+		f.commits.take(s, d)
+	}
 	old, err := f.scratch.get(foldOfEvents, s.Key)
 	if err != nil {
 		return v, false, err

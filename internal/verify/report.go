@@ -95,6 +95,8 @@ type Compared struct {
 	LatestRecords int64 `json:"latest_records"` // records of the latest topic
 	StateKeys     int64 `json:"state_keys"`     // aggregates of the state, deleted ones included
 	LookedAgain   int64 `json:"looked_again"`   // looks at rows after the first one
+	// CommitTimes counts the transactions of which the server was asked for the time.
+	CommitTimes int64 `json:"commit_times,omitempty"`
 	// EventsCut and EventsGone count aggregates of which retention has taken the first
 	// events, and all of them. They are compared with what is left.
 	EventsCut  int64 `json:"events_cut,omitempty"`

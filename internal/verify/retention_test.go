@@ -267,3 +267,38 @@ func (w *world) shared(s *sink.Scanned) bool {
 		return o.Place.Pos.LSN == s.Place.Pos.LSN && string(o.Key) != string(s.Key)
 	})
 }
+
+// A time that all records of a commit agree on is told where the server knows better.
+func TestTimeOfAnotherCommit(t *testing.T) {
+	t.Parallel()
+	found := 0
+	for seed := range uint64(20) {
+		w := newWorld(t, seed, 12)
+		w.freeze(key(5))
+		events := w.topics[transform.Events]
+		lsn := events[len(events)/2].Place.Pos.LSN
+		var keys []string
+		for topic := range w.topics {
+			for i := range w.topics[topic] {
+				if s := &w.topics[topic][i]; s.Place.Pos.LSN == lsn {
+					s.Time -= 3_600_000_000
+					s.Timestamp -= 3_600_000
+					keys = append(keys, string(s.Key))
+				}
+			}
+		}
+		r := w.verify()
+		for i := range r.Differences {
+			if d := &r.Differences[i]; !slices.Contains(keys, d.Key) || d.Problem != verify.WrongTime || !strings.Contains(d.Detail, "was committed") {
+				t.Fatalf("seed %d: nobody planted this: %s", seed, d)
+			}
+		}
+		if r.Compared.CommitTimes == 0 {
+			t.Errorf("seed %d: the server was not asked", seed)
+		}
+		found += r.Found
+	}
+	if found < 5 { // the world's server knows half of the transactions
+		t.Errorf("found %d of 20", found)
+	}
+}

@@ -70,7 +70,7 @@ func (t *times) check(s *sink.Scanned, side Side, shared bool, d Difference) {
 // compare holds a record against the one of its position that came before.
 func (t *times) compare(s *sink.Scanned, d Difference) {
 	pos := s.Place.Pos
-	m := &t.of[uint64(pos.LSN)*0x9E3779B97F4A7C15>>(64-16)]
+	m := &t.of[scattered(pos.LSN)%rememberedTimes]
 	switch {
 	case m.lsn != pos.LSN || m.kind != pos.Kind || m.time == 0:
 		*m = moment{lsn: pos.LSN, kind: pos.Kind, time: s.Time, key: string(s.Key), offset: s.Offset}

@@ -84,6 +84,7 @@ type Verifier struct {
 	horizon  capture.LSN // what committed below is visible to every snapshot; 0: not known yet
 	mark     capture.LSN // the newest watermark: a place in WAL from before what comes
 	pending  map[string]*look
+	based    bool           // the bridge adds something to the positions of the WAL
 	rowBytes int            // of a row's image, as seen of late
 	ahead    *time.Duration // by which the database's clock is ahead of this machine's; nil: not asked yet
 	step     string
@@ -113,7 +114,7 @@ func (v *Verifier) Run(ctx context.Context) (result *Result, err error) {
 		name string
 		run  func(context.Context) error
 	}{
-		{"topics", v.readTopics}, {"table", v.compareRows}, {"keys", v.compareOthers}, {"again", v.settleAll},
+		{"topics", v.readTopics}, {"table", v.compareRows}, {"keys", v.compareOthers}, {"again", v.settleAll}, {"times", v.compareCommits},
 	} {
 		v.step = step.name
 		v.progress()
@@ -350,6 +351,7 @@ func (v *Verifier) compare(ctx context.Context, looks map[string]*look, chunk *c
 		return err
 	}
 	s.horizon, s.before = s.horizon+added, s.before+added
+	v.based = v.based || added != 0
 	bases := make(map[string]version, len(looks))
 	for key, l := range looks {
 		base, err := v.scratch.get(foldOfEvents, []byte(key))

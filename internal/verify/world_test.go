@@ -49,6 +49,7 @@ type world struct {
 	topics    [2][]sink.Scanned
 	read      [2]int
 	gone      int64 // events that retention has taken
+	commits   map[uint32]capture.LSN
 }
 
 // writing is a transaction.
@@ -108,7 +109,7 @@ func newWorld(tb testing.TB, seed uint64, keys int) *world {
 		rel: &capture.Relation{ID: 1, Schema: "public", Name: "products", Identity: 'd', Columns: []capture.Column{
 			{Name: "id", OID: 25, Base: 25, Key: true}, {Name: "stock", OID: 23, Base: 23}, {Name: "name", OID: 25, Base: 25}}},
 		rows: map[string]int{}, frozen: map[string]bool{}, locked: map[string]bool{},
-		tr: transform.New(m, id), state: memory{}, again: map[string]bool{},
+		tr: transform.New(m, id), state: memory{}, again: map[string]bool{}, commits: map[uint32]capture.LSN{},
 	}
 	for range 30 * keys {
 		w.step()
@@ -175,6 +176,7 @@ func (w *world) commit() {
 	w.running = slices.Delete(w.running, i, i+1)
 	w.lsn += 8
 	t.lsn = w.lsn
+	w.commits[t.xid] = t.lsn
 	w.hanging, w.wal = append(w.hanging, t), append(w.wal, t)
 }
 
@@ -210,6 +212,7 @@ func (w *world) heat(k string) {
 	n := w.rng.IntN(1000)
 	w.locked[k] = true
 	w.lsn += 8
+	w.commits[w.xid] = w.lsn
 	w.hot = &writing{xid: w.xid, lsn: w.lsn, keys: []string{k}, after: []*int{&n}, was: []bool{there}}
 	w.hanging, w.wal = append(w.hanging, w.hot), append(w.wal, w.hot)
 }
@@ -376,6 +379,17 @@ func (w *world) Lookup(_ context.Context, keys [][]string) (*capture.Chunk, erro
 		flat[i] = k[0]
 	}
 	return w.chunk(flat), nil
+}
+
+// CommitTimes knows every second transaction.
+func (w *world) CommitTimes(_ context.Context, xids []uint32) (map[uint32]int64, error) {
+	times := map[uint32]int64{}
+	for _, xid := range xids {
+		if lsn, ok := w.commits[xid]; ok && xid%2 == 0 {
+			times[xid] = timeOf(lsn)
+		}
+	}
+	return times, nil
 }
 
 func (w *world) Advance(_ context.Context, topic transform.Topic, fn func(*sink.Scanned) error) error {
