@@ -212,7 +212,7 @@ func (r *Reader) inSnapshot(ctx context.Context, chunk *Chunk, sql func(*readPla
 	if chunk.Snapshot, err = parseSnapshot(row[0]); err != nil {
 		return err
 	}
-	if chunk.buffer.time, err = strconv.ParseInt(row[1], 10, 64); err != nil {
+	if chunk.Time, err = strconv.ParseInt(row[1], 10, 64); err != nil {
 		return fmt.Errorf("read time: %w", err)
 	}
 	if err := r.refresh(ctx); err != nil {
@@ -259,9 +259,6 @@ func (r *Reader) refresh(ctx context.Context) error {
 			return err
 		}
 		r.facts, r.plan, r.row = facts, plan, 0
-	}
-	if path := r.plan.searchPath; path != "" {
-		return exec(ctx, r.conn, "set search path", "SET LOCAL search_path = pg_catalog, "+path)
 	}
 	return nil
 }
@@ -349,6 +346,40 @@ func (r *Reader) Wait(ctx context.Context, xmax uint64) error {
 	}
 }
 
+// CommitTimes returns when transactions were committed, in microseconds since 1970,
+// as far as the server knows: nothing where track_commit_timestamp is off, and not
+// those of long ago. An xid is that of 32 bits, and of the newest transaction that
+// has it.
+func (r *Reader) CommitTimes(ctx context.Context, xids []uint32) (map[uint32]int64, error) {
+	if err := r.dial(ctx); err != nil {
+		return nil, err
+	}
+	list := make([]string, len(xids))
+	for i, xid := range xids {
+		list[i] = strconv.FormatUint(uint64(xid), 10)
+	}
+	const step = "read commit times"
+	on, err := queryRow(ctx, r.conn, step, "SELECT current_setting('track_commit_timestamp')")
+	if err != nil || on[0] != "on" {
+		return nil, err
+	}
+	rows, err := query(ctx, r.conn, step, `
+SELECT x, (extract(epoch FROM at) * 1000000)::int8::text
+  FROM unnest($1::text[]) x, pg_xact_commit_timestamp(x::xid) at WHERE at IS NOT NULL`, "{"+strings.Join(list, ",")+"}")
+	if err != nil {
+		return nil, err
+	}
+	times := make(map[uint32]int64, len(rows))
+	for _, row := range rows {
+		micros, err := strconv.ParseInt(row[1], 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", step, err)
+		}
+		times[parseOID(row[0])] = micros // an xid has the form of an OID
+	}
+	return times, nil
+}
+
 // snapshot takes a snapshot of its own.
 func (r *Reader) snapshot(ctx context.Context) (Snapshot, error) {
 	row, err := queryRow(ctx, r.conn, "take snapshot", "SELECT "+snapshotFunction(serverMajor(r.conn))+"::text")
@@ -364,6 +395,7 @@ func (t *tableFacts) sameShape(u *tableFacts) bool {
 	return t.kind == u.kind && t.identity == u.identity && slices.Equal(t.columns, u.columns) &&
 		slices.EqualFunc(t.indexes, u.indexes, func(a, b indexFacts) bool {
 			return a.name == b.name && a.primary == b.primary && a.immediate == b.immediate && a.replident == b.replident &&
-				a.notNull == b.notNull && a.ordered == b.ordered && a.distinct == b.distinct && slices.Equal(a.columns, b.columns)
+				a.notNull == b.notNull && a.ordered == b.ordered && a.distinct == b.distinct && slices.Equal(a.columns, b.columns) &&
+				slices.Equal(a.operators, b.operators)
 		})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -74,6 +75,18 @@ func TestChunksOfAnyKey(t *testing.T) {
 			before: `CREATE COLLATION any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)`},
 		{name: "citext", columns: `k "my ""ext'".citext PRIMARY KEY`, rows: `SELECT k::citext FROM (` + letters + `) x(k)`,
 			before: `CREATE SCHEMA "my ""ext'"; CREATE EXTENSION citext SCHEMA "my ""ext'"; ALTER DATABASE $db SET search_path = public, "my ""ext'"`},
+		{name: "citext before a number", columns: `a my.citext, b int, PRIMARY KEY (a, b)`, before: citextInMy,
+			rows: `SELECT 'x' || i % 10, i / 10 FROM generate_series(0, 199) i`},
+		{name: "citext behind a number", columns: `a my.citext, b int, PRIMARY KEY (b, a)`, before: citextInMy,
+			rows: `SELECT 'x' || i % 10, i / 10 FROM generate_series(0, 199) i`},
+		{name: "citext between two others", columns: `a date, b my.citext, c uuid, PRIMARY KEY (a, b, c)`, before: citextInMy,
+			rows: `SELECT date '2026-01-01' + i % 3, 'X' || i / 3 % 5, md5(i::text)::uuid FROM generate_series(0, 199) i`},
+		{name: "citext twice", columns: `a my.citext, b my.citext, PRIMARY KEY (a, b)`, before: citextInMy,
+			rows: `SELECT 'x' || i % 10, 'Y' || i / 10 FROM generate_series(0, 199) i`},
+		{name: "a type whose operators have other names", columns: `k my.backwards PRIMARY KEY`, before: backwards,
+			rows: `SELECT ('x' || i)::my.backwards FROM generate_series(0, 99) i`},
+		{name: "columns named as the statements name things", columns: `k0 int, k1 text, asked int, PRIMARY KEY (k1, asked, k0)`,
+			rows: `SELECT i, 'x' || i % 5, i % 7 FROM generate_series(0, 99) i`},
 		{name: "domain", columns: `k code PRIMARY KEY`, rows: letters, before: `CREATE DOMAIN code AS varchar(20) CHECK (VALUE <> '')`},
 		{name: "quotes and escapes", columns: `k text PRIMARY KEY`, rows: `SELECT E'\\''\t"\n\\N' || i FROM generate_series(1, 50) i UNION SELECT ''`},
 		{name: "char", columns: `k char(8) PRIMARY KEY`, rows: letters},
@@ -109,6 +122,81 @@ func TestChunksOfAnyKey(t *testing.T) {
 		})
 	}
 }
+
+// Chunks and look-ups come from the key's index, also where its columns compare by
+// operators of several schemas: nothing scans the table.
+func TestReaderUsesTheIndex(t *testing.T) {
+	t.Parallel()
+	for name, key := range map[string]string{
+		"one column": "b", "two columns": "b, c", "operators of two schemas": "a, b", "of two schemas, the other way round": "b, a",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLegacy(t, testenv.Postgres(t), citextInMy, `CREATE TABLE p (a my.citext, b int, c text, PRIMARY KEY (`+key+`))`,
+				`INSERT INTO p SELECT 'x' || i, i, 'y' || i FROM generate_series(1, 20000) i`, `ANALYZE p`)
+			before := l.rows(t, `SELECT seq_scan::text FROM pg_stat_user_tables WHERE relname = 'p'`)[0]
+			db := l.open(t, l.config(), table("p"))
+			reader, err := db.OpenReader(t.Context(), prepare(t, db).Tables[0], capture.ReadOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var after []string
+			for range 3 {
+				chunk, err := reader.Chunk(t.Context(), after, 10)
+				if err != nil || len(chunk.Changes) != 10 {
+					t.Fatalf("got %v, want 10 rows", err)
+				}
+				after = chunk.Last
+				chunk.Release()
+			}
+			if chunk, err := reader.Lookup(t.Context(), [][]string{after, after}); err != nil || len(chunk.Changes) != 1 {
+				t.Fatalf("a row that is asked for twice: got %v, want one row", err)
+			}
+			if err := reader.Close(); err != nil { // its session tells then what it has scanned
+				t.Fatal(err)
+			}
+			testenv.Eventually(t, patience, func() error {
+				if n := l.rows(t, `SELECT coalesce(sum(idx_scan), 0)::text FROM pg_stat_user_indexes WHERE relname = 'p'`)[0]; n == "0" || n == "1" {
+					return fmt.Errorf("%s index scans", n)
+				}
+				return nil
+			})
+			if now := l.rows(t, `SELECT seq_scan::text FROM pg_stat_user_tables WHERE relname = 'p'`)[0]; now != before {
+				t.Errorf("the table was scanned: %s times, before %s", now, before)
+			}
+			read, err := strconv.Atoi(l.rows(t, `SELECT sum(idx_tup_read)::text FROM pg_stat_user_indexes WHERE relname = 'p'`)[0])
+			if err != nil || read > 500 {
+				t.Errorf("read %d entries of the index for 31 rows (%v)", read, err)
+			}
+		})
+	}
+}
+
+const citextInMy = `CREATE SCHEMA my; CREATE EXTENSION citext SCHEMA my`
+
+// backwards is a type of text that sorts the other way round. Its operators can't be
+// found by the names that others have, nor by a search path.
+const backwards = `CREATE SCHEMA my;
+	CREATE TYPE my.backwards;
+	CREATE FUNCTION my.i(cstring) RETURNS my.backwards AS 'textin' LANGUAGE internal STRICT IMMUTABLE;
+	CREATE FUNCTION my.o(my.backwards) RETURNS cstring AS 'textout' LANGUAGE internal STRICT IMMUTABLE;
+	CREATE TYPE my.backwards (INPUT = my.i, OUTPUT = my.o, LIKE = text);
+	CREATE CAST (text AS my.backwards) WITHOUT FUNCTION;
+	CREATE FUNCTION my.lt(my.backwards, my.backwards) RETURNS bool AS 'byteagt' LANGUAGE internal STRICT IMMUTABLE;
+	CREATE FUNCTION my.le(my.backwards, my.backwards) RETURNS bool AS 'byteage' LANGUAGE internal STRICT IMMUTABLE;
+	CREATE FUNCTION my.eq(my.backwards, my.backwards) RETURNS bool AS 'byteaeq' LANGUAGE internal STRICT IMMUTABLE;
+	CREATE FUNCTION my.ge(my.backwards, my.backwards) RETURNS bool AS 'byteale' LANGUAGE internal STRICT IMMUTABLE;
+	CREATE FUNCTION my.gt(my.backwards, my.backwards) RETURNS bool AS 'bytealt' LANGUAGE internal STRICT IMMUTABLE;
+	CREATE FUNCTION my.cmp0(bytea, bytea) RETURNS int AS 'byteacmp' LANGUAGE internal STRICT IMMUTABLE;
+	CREATE CAST (my.backwards AS bytea) WITHOUT FUNCTION;
+	CREATE FUNCTION my.cmp(my.backwards, my.backwards) RETURNS int AS 'SELECT -my.cmp0($1::bytea, $2::bytea)' LANGUAGE sql STRICT IMMUTABLE;
+	CREATE OPERATOR my.<<< (LEFTARG = my.backwards, RIGHTARG = my.backwards, FUNCTION = my.lt, COMMUTATOR = OPERATOR(my.>>>));
+	CREATE OPERATOR my.<<<= (LEFTARG = my.backwards, RIGHTARG = my.backwards, FUNCTION = my.le, COMMUTATOR = OPERATOR(my.>>>=));
+	CREATE OPERATOR my.=== (LEFTARG = my.backwards, RIGHTARG = my.backwards, FUNCTION = my.eq, COMMUTATOR = OPERATOR(my.===), MERGES);
+	CREATE OPERATOR my.>>>= (LEFTARG = my.backwards, RIGHTARG = my.backwards, FUNCTION = my.ge);
+	CREATE OPERATOR my.>>> (LEFTARG = my.backwards, RIGHTARG = my.backwards, FUNCTION = my.gt);
+	CREATE OPERATOR CLASS my.backwards_ops DEFAULT FOR TYPE my.backwards USING btree AS
+		OPERATOR 1 my.<<<, OPERATOR 2 my.<<<=, OPERATOR 3 my.===, OPERATOR 4 my.>>>=, OPERATOR 5 my.>>>, FUNCTION 1 my.cmp(my.backwards, my.backwards)`
 
 // checkChunks compares what chunks and look-ups read with the table.
 func checkChunks(t *testing.T, l *legacy, ref capture.TableRef) {
@@ -234,6 +322,94 @@ func TestReader(t *testing.T) {
 	if _, err := reader.Chunk(t.Context(), nil, 10); !errors.As(err, &refusal) {
 		t.Errorf("of a table made anew: got %v, want a refusal", err)
 	}
+}
+
+// Every chunk says when it was read, by the server's clock: what is found to be
+// gone has no other time. So does one without a row, one of a look-up, and one
+// whose memory served another before.
+func TestChunkHasTheTimeOfItsRead(t *testing.T) {
+	t.Parallel()
+	l := newLegacy(t, testenv.Postgres(t), `CREATE TABLE p (id int PRIMARY KEY)`, `INSERT INTO p VALUES (1)`)
+	db := l.open(t, l.config(), table("p"))
+	reader, err := db.OpenReader(t.Context(), prepare(t, db).Tables[0], capture.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	last := l.clock(t)
+	for _, tt := range []struct {
+		name string
+		rows int
+		read func() (*capture.Chunk, error)
+	}{
+		{"with a row", 1, func() (*capture.Chunk, error) { return reader.Chunk(t.Context(), nil, 10) }},
+		{"behind the last row", 0, func() (*capture.Chunk, error) { return reader.Chunk(t.Context(), []string{"1"}, 10) }},
+		{"look-up of a row and of none", 1, func() (*capture.Chunk, error) { return reader.Lookup(t.Context(), [][]string{{"1"}, {"2"}}) }},
+		{"look-up of rows that are gone", 0, func() (*capture.Chunk, error) { return reader.Lookup(t.Context(), [][]string{{"2"}, {"3"}}) }},
+		{"look-up of nothing", 0, func() (*capture.Chunk, error) { return reader.Lookup(t.Context(), nil) }},
+	} {
+		chunk, err := tt.read()
+		if err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		now := l.clock(t)
+		if len(chunk.Changes) != tt.rows || chunk.Time < last || chunk.Time > now {
+			t.Errorf("%s: got %d rows, read at %d, want %d between %d and %d", tt.name, len(chunk.Changes), chunk.Time, tt.rows, last, now)
+		}
+		for i := range chunk.Changes {
+			if chunk.Changes[i].Time != chunk.Time {
+				t.Errorf("%s: row %d is of %d, the chunk of %d", tt.name, i, chunk.Changes[i].Time, chunk.Time)
+			}
+		}
+		last = now
+		chunk.Release()
+	}
+}
+
+// The server tells when transactions were committed where it keeps that, as the stream
+// tells it.
+func TestCommitTimes(t *testing.T) {
+	t.Parallel()
+	for _, track := range []string{"on", "off"} {
+		t.Run(track, func(t *testing.T) {
+			t.Parallel()
+			l := newLegacy(t, testenv.Postgres(t, testenv.PGSetting("track_commit_timestamp", track)), `CREATE TABLE p (id int PRIMARY KEY)`)
+			db := l.open(t, l.config(), table("p"))
+			reader, err := db.OpenReader(t.Context(), prepare(t, db).Tables[0], capture.ReadOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer reader.Close()
+			l.exec(t, `INSERT INTO p VALUES (1)`, `INSERT INTO p VALUES (2), (3)`)
+			streamed := map[uint32]int64{}
+			for stream := openStream(t, db, 0); len(streamed) < 2; {
+				for _, c := range nextBatch(t, stream).Changes {
+					streamed[c.XID] = c.Time
+				}
+			}
+			asked := append(slices.Collect(maps.Keys(streamed)), 1<<31, 3)
+			known, err := reader.CommitTimes(t.Context(), asked)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if track == "off" {
+				clear(streamed)
+			}
+			if !maps.Equal(streamed, known) {
+				t.Errorf("the server knows %v, want %v", known, streamed)
+			}
+		})
+	}
+}
+
+// clock is the server's, in microseconds since 1970.
+func (l *legacy) clock(t *testing.T) int64 {
+	t.Helper()
+	now, err := strconv.ParseInt(l.rows(t, `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8::text`)[0], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return now
 }
 
 // A lock on the table holds the reader back, and nothing else.

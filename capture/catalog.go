@@ -60,8 +60,13 @@ type indexFacts struct {
 	ordered   bool // ORDER BY on its columns can use it
 	distinct  bool // what differs for the index differs for the columns' own comparison too
 	columns   []string
-	schemas   []string // of the columns' comparison operators
+	operators []keyOperators // of each column
 }
+
+// keyOperators compare the values of a column as ORDER BY does: they are those of
+// the default operator class of its type. Each is SQL, with its schema, so that no
+// search path has to find it: "OPERATOR(pg_catalog.>)".
+type keyOperators struct{ greater, atLeast, equal string }
 
 // partitionFacts is one leaf of a partitioned table.
 type partitionFacts struct {
@@ -145,7 +150,7 @@ SELECT a.attname, a.atttypid::text, `+generated+`, a.attnotnull
 }
 
 // readIndexes lists the unique indexes that identify rows, one catalog row for
-// each of their columns. Strategy 5 of a btree is its "greater than".
+// each of their columns.
 //
 // Chunks and look-ups compare as the column's type and collation do. An index
 // with another opclass (text_ops on a citext column) or collation can hold rows
@@ -163,7 +168,7 @@ func readIndexes(ctx context.Context, conn *pgconn.PgConn, table uint32) ([]inde
 SELECT x.relname, i.indisprimary, i.indimmediate, i.indisreplident, a.attname, a.attnotnull,
        k.options = 0 AND o.opcdefault AND k.coll = a.attcollation AND coalesce(d.oid = o.oid, true),
        coalesce(d.opcintype = o.opcintype, true) AND (k.coll = a.attcollation OR `+deterministic+`),
-       coalesce(n.nspname, 'pg_catalog')
+       `+operatorSQL(strategyGreater)+`, `+operatorSQL(strategyAtLeast)+`, `+operatorSQL(strategyEqual)+`
   FROM pg_index i
   JOIN pg_class x ON x.oid = i.indexrelid
  CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indoption::int2[], i.indclass::oid[], i.indcollation::oid[])
@@ -177,10 +182,7 @@ SELECT x.relname, i.indisprimary, i.indimmediate, i.indisreplident, a.attname, a
          SELECT t.typbasetype FROM bare JOIN pg_type t ON t.oid = bare.oid WHERE t.typtype = 'd')
        SELECT bare.oid FROM bare JOIN pg_type t ON t.oid = bare.oid WHERE t.typtype <> 'd') base
   LEFT JOIN pg_opclass d ON d.opcmethod = o.opcmethod AND d.opcdefault AND d.opcintype = base.oid
-  LEFT JOIN pg_amop m ON m.amopfamily = o.opcfamily AND m.amopstrategy = 5
-       AND m.amoplefttype = o.opcintype AND m.amoprighttype = o.opcintype
-  LEFT JOIN pg_operator p ON p.oid = m.amopopr
-  LEFT JOIN pg_namespace n ON n.oid = p.oprnamespace
+  LEFT JOIN pg_opclass f ON f.opcmethod = o.opcmethod AND f.opcdefault AND f.opcintype = coalesce(d.opcintype, o.opcintype)
  WHERE i.indrelid = $1::oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
    AND k.place <= `+columns+`
  ORDER BY i.indisprimary DESC, i.indisreplident DESC, x.relname, k.place`, formatOID(table))
@@ -198,11 +200,25 @@ SELECT x.relname, i.indisprimary, i.indimmediate, i.indisreplident, a.attname, a
 		index.notNull = index.notNull && row[5] == "t"
 		index.ordered = index.ordered && row[6] == "t"
 		index.distinct = index.distinct && row[7] == "t"
-		if !slices.Contains(index.schemas, row[8]) {
-			index.schemas = append(index.schemas, row[8])
-		}
+		index.operators = append(index.operators, keyOperators{greater: row[8], atLeast: row[9], equal: row[10]})
 	}
 	return indexes, nil
+}
+
+// Strategies of a btree.
+const (
+	strategyEqual   = 3
+	strategyAtLeast = 4
+	strategyGreater = 5
+)
+
+// operatorSQL is an expression of readIndexes: the operator of the default class f
+// of a column's type, as SQL that no search path changes.
+func operatorSQL(strategy int) string {
+	return `(SELECT 'OPERATOR(' || quote_ident(n.nspname) || '.' || p.oprname || ')'
+         FROM pg_amop m JOIN pg_operator p ON p.oid = m.amopopr JOIN pg_namespace n ON n.oid = p.oprnamespace
+        WHERE m.amopfamily = f.opcfamily AND m.amopstrategy = ` + strconv.Itoa(strategy) + `
+          AND m.amoplefttype = f.opcintype AND m.amoprighttype = f.opcintype)`
 }
 
 // readPartitions lists the leaves of a partitioned table.

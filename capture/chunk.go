@@ -14,8 +14,8 @@ type chunkBuffer struct {
 	rows   int
 	limit  int  // bytes; the first row may exceed it. 0: none
 	full   bool // rows were dropped
-	time   int64
 	values []Value
+	texts  []byte // converted values; those of before stay where they are when it grows
 }
 
 // Write takes one row: the server sends one in each message.
@@ -46,13 +46,25 @@ func (c *Chunk) decode(p *readPlan) error {
 		for j, place := range p.targets {
 			row[place] = fields[j]
 		}
-		c.Changes = append(c.Changes, Change{Op: OpRead, Time: b.time, Relation: p.relation, New: row})
+		c.Changes = append(c.Changes, Change{Op: OpRead, Time: c.Time, Relation: p.relation, New: row})
+		if p.texts != nil {
+			if err := p.texts.change(&c.Changes[i], b.keep); err != nil {
+				return err
+			}
+		}
 	}
 	if len(rest) > 0 {
 		return fmt.Errorf("%d bytes follow the last row", len(rest))
 	}
 	c.Last = c.lastKey(p)
 	return nil
+}
+
+// keep copies a text to where it stays as long as the chunk.
+func (b *chunkBuffer) keep(text []byte) []byte {
+	from := len(b.texts)
+	b.texts = append(b.texts, text...)
+	return b.texts[from:len(b.texts):len(b.texts)]
 }
 
 // lastKey copies the key of the last row; nil if there is none.
@@ -108,7 +120,7 @@ func (p *chunkPool) take() *Chunk {
 
 func (p *chunkPool) put(c *Chunk) {
 	b := c.buffer
-	*b = chunkBuffer{pool: p, data: b.data[:0], values: b.values[:0]}
+	*b = chunkBuffer{pool: p, data: b.data[:0], values: b.values[:0], texts: b.texts[:0]}
 	*c = Chunk{Changes: c.Changes[:0], buffer: b}
 	p.mu.Lock()
 	defer p.mu.Unlock()

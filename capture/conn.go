@@ -23,21 +23,27 @@ const (
 	closeConnTimeout = 3 * time.Second
 )
 
-// pinned are the session settings of every connection. The first group decides
-// how Postgres prints values, which must not depend on server, database or
-// role; the second keeps literals, names, row filters and the flush of a
-// watermark from depending on them.
+// pinned are the session settings of every connection, whether it streams or
+// reads: nobody sets one of them for a while. The first group decides how Postgres
+// prints values, which must not depend on server, database or role (search_path:
+// the names that a regclass or regtype has); the second keeps literals, row filters
+// and the flush of a watermark from depending on them.
+//
+// Of the encodings, see encoding.go. lc_numeric and lc_time serve to_char only,
+// xmlbinary and xmloption only make xml, which is printed as it is stored.
 var pinned = map[string]string{
-	"client_encoding":    "UTF8",
-	"TimeZone":           "UTC",
-	"DateStyle":          "ISO",
-	"IntervalStyle":      "iso_8601",
-	"bytea_output":       "hex",
-	"extra_float_digits": "3",
-	"lc_monetary":        "C",
+	"client_encoding":       "UTF8",
+	"TimeZone":              "UTC",
+	"DateStyle":             "ISO",
+	"IntervalStyle":         "iso_8601",
+	"bytea_output":          "hex",
+	"extra_float_digits":    "3",
+	"lc_monetary":           "C",
+	"search_path":           "pg_catalog",
+	"quote_all_identifiers": "off",
 
 	"standard_conforming_strings":   "on",
-	"search_path":                   "pg_catalog",
+	"array_nulls":                   "on",
 	"row_security":                  "off", // an error instead of rows that are silently missing
 	"default_transaction_read_only": "off",
 	"synchronous_commit":            "local", // flushed here; no wait for a standby

@@ -16,7 +16,8 @@ var (
 // Values point into data, whose escapes are resolved in place.
 //
 // The server writes a tab, newline or backslash inside a value as an escape, so
-// the plain bytes only ever separate fields and rows.
+// the plain bytes only ever separate fields and rows. That holds in every encoding
+// that a database can have, see charset: values are converted afterwards.
 func decodeCopyRow(data []byte, values []Value) ([]byte, error) {
 	end := bytes.IndexByte(data, '\n')
 	if end < 0 {

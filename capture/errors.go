@@ -70,6 +70,8 @@ const (
 	codeTooManyConnections = "53300"
 	codeNoDatabase         = "3D000"
 	codeSlotsFull          = "53400" // all replication slots are in use
+	codeNotInRepertoire    = "22021" // bytes that are no text of their encoding
+	codeUntranslatable     = "22P05" // a character that the other encoding does not have
 )
 
 // sqlState returns the SQLSTATE that err carries, or "".

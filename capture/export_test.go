@@ -11,3 +11,25 @@ func (d *Database) Recheck(ctx context.Context) error {
 	defer closeConn(ctx, conn)
 	return d.recheck(ctx, conn)
 }
+
+// StreamingSettings are the settings of a session that streams, as the server has
+// them.
+func (d *Database) StreamingSettings(ctx context.Context) (map[string]string, error) {
+	conn, err := d.connect(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	defer closeConn(ctx, conn)
+	results, err := conn.Exec(ctx, "SELECT name, setting FROM pg_catalog.pg_settings").ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	settings := make(map[string]string, len(results[0].Rows))
+	for _, row := range results[0].Rows {
+		settings[string(row[0])] = string(row[1])
+	}
+	return settings, nil
+}
+
+// Pinned are the settings that both kinds of session have to have.
+func Pinned() map[string]string { return pinned }

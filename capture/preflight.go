@@ -300,16 +300,30 @@ func (d *Database) checkServer(s *survey) {
 		r.fail("wal_level", "ALTER SYSTEM SET wal_level = 'logical'; then restart the server", "%s", f.walLevel)
 	}
 	d.checkStandby(s)
-	if f.encoding == "SQL_ASCII" {
-		r.warn("encoding", "make sure that the application writes UTF-8 only",
-			"the database is SQL_ASCII: values that are not UTF-8 stop the bridge")
-	}
+	s.checkEncoding()
 	if s.publication.oid == 0 && d.cfg.Create && !f.mayCreate {
 		r.fail("role "+f.role+", right to create", "GRANT CREATE ON DATABASE "+quoteIdent(f.database)+" TO "+
 			quoteIdent(f.role)+"; or let the owner run: "+d.createSQL(s.existing(), s.major),
 			"may not create a publication in database %s", f.database)
 	}
 	d.checkRetention(s)
+}
+
+// checkEncoding says what becomes of texts that are not UTF-8.
+func (s *survey) checkEncoding() {
+	const replace = "leave a column that may hold other bytes out with omit, or have them replaced by U+FFFD with undecodable: replace"
+	switch c, known := charsetOf(s.server.encoding); {
+	case !known:
+		s.report.warn("encoding", "have texts in it that have UTF-8 only",
+			"only the server can convert %s: a text that it cannot convert ends the stream without saying in which column, "+
+				"and context messages keep their ASCII characters only", s.server.encoding)
+	case c == nil:
+	case c.name == sqlASCII:
+		s.report.warn("encoding", "let the application write UTF-8 only; "+replace,
+			"the database is SQL_ASCII and does not know what its bytes mean: they are taken for UTF-8, and a captured text that is not stops the bridge")
+	default:
+		s.report.ok("encoding", "%s; a captured text with a byte that is no character of it stops the bridge: then %s", c.name, replace)
+	}
 }
 
 func (d *Database) checkStandby(s *survey) {

@@ -16,6 +16,7 @@ type relations struct {
 	last    *tracked              // of the row before: most rows follow one of the same table
 	types   map[uint32]columnType // explained so far
 	resolve typeResolver          // for the types that pgoutput does not explain
+	charset *charset              // of the names
 }
 
 // tableName is a qualified name.
@@ -75,6 +76,7 @@ func (r *relations) describe(ctx context.Context, commit LSN, body []byte) error
 	if err != nil {
 		return err
 	}
+	r.charset.names(rel)
 	mapped, err := r.recognise(rel, commit)
 	if err != nil {
 		return err

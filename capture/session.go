@@ -26,6 +26,7 @@ type session struct {
 	wire          *wire
 	senderTimeout time.Duration // wal_sender_timeout; 0: the server waits for ever
 	major         int           // of the server's version
+	charset       *charset      // of the texts that the server sends
 }
 
 // openSession takes the slot and has it streamed from start. While another
@@ -64,6 +65,14 @@ func (d *Database) takeSlot(ctx context.Context, conn *pgconn.PgConn, start LSN,
 		return nil, err
 	}
 	major := serverMajor(conn)
+	charset, err := takeCharset(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	publication, err := charset.encode(d.cfg.Publication)
+	if err != nil {
+		return nil, &Refusal{Thing: "publication " + d.cfg.Publication, Problem: "its name: " + err.Error(), Cure: "name another one in source.publication"}
+	}
 	if err := conn.SyncConn(ctx); err != nil {
 		return nil, stepError(ctx, "synchronise the connection", err)
 	}
@@ -71,8 +80,8 @@ func (d *Database) takeSlot(ctx context.Context, conn *pgconn.PgConn, start LSN,
 	if err != nil {
 		return nil, fmt.Errorf("take over the connection: %w", err)
 	}
-	s := &session{wire: newWire(hijacked.Conn), senderTimeout: timeout, major: major}
-	if err := s.start(ctx, startCommand(d.cfg.Slot, d.cfg.Publication, start, major)); err != nil {
+	s := &session{wire: newWire(hijacked.Conn), senderTimeout: timeout, major: major, charset: charset}
+	if err := s.start(ctx, startCommand(d.cfg.Slot, publication, start, major)); err != nil {
 		_ = hijacked.Conn.Close() // the session ends in either case
 		return nil, startError(ctx, d.cfg.Slot, err)
 	}
@@ -195,7 +204,7 @@ func (s *session) start(ctx context.Context, command string) error {
 			}
 			return conn.SetDeadline(time.Time{})
 		case wireError:
-			return serverError(body)
+			return s.charset.explain(serverError(body))
 		case wireNotice, wireParameter:
 		default:
 			return fmt.Errorf("%w: %q in answer to START_REPLICATION", errWire, kind)
@@ -230,6 +239,13 @@ func streamError(slot, publication string, err error) error {
 		}
 	case codeNotInState, codeUndefinedFile:
 		return lostSlot(slot, serverText(err))
+	case codeUntranslatable, codeNotInRepertoire: // in an encoding that only the server converts
+		return &Refusal{
+			Thing:   "slot " + slot,
+			Problem: serverText(err),
+			Cure: "the server does not say which text it cannot convert; `pg_replication_slot_advance` past it, or a new slot, and then " +
+				"`backstory backfill --reconcile`",
+		}
 	}
 	return transportError("stream slot "+slot, err)
 }

@@ -54,7 +54,12 @@ func newRole(t *testing.T, pg *testenv.PG) string {
 
 func newLegacy(t *testing.T, pg *testenv.PG, sql ...string) *legacy {
 	t.Helper()
-	dsn := pg.Database(t)
+	return legacyAt(t, pg, pg.Database(t), sql...)
+}
+
+// legacyAt is newLegacy in a database that is there.
+func legacyAt(t *testing.T, pg *testenv.PG, dsn string, sql ...string) *legacy {
+	t.Helper()
 	u, err := url.Parse(dsn)
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,10 @@ type TableRef struct {
 	Name   string
 	Key    []string // columns that identify an aggregate; empty: the primary key
 	Omit   []string // columns that are not captured
+	// Replace has U+FFFD stand for each character that is none in the encoding of the
+	// database, or has no UTF-8, in columns that are not in the key; else a text with
+	// one is refused.
+	Replace bool
 }
 
 // TableInfo is what the catalog says of a mapped table.

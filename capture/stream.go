@@ -78,7 +78,10 @@ func (d *Database) Open(ctx context.Context, start LSN) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := newStream(d.cfg, session, newRelations(d.tables, d.preparedCatalog(), d.lookUpTypes), start, metrics)
+	rels := newRelations(d.tables, d.preparedCatalog(), d.lookUpTypes)
+	rels.charset = session.charset
+	s := newStream(d.cfg, session, rels, start, metrics)
+	s.asm.texts = newTexts(session.charset, d.tables, d.preparedTables())
 	d.log.Info("slot taken", "lsn", start)
 	s.run(context.WithoutCancel(ctx), d)
 	return s, nil
@@ -123,6 +126,16 @@ func (d *Database) preparedCatalog() catalog {
 		found.tables[t.Relation.ID] = tableName{t.Schema, t.Name}
 	}
 	return found
+}
+
+// preparedTables are the tables that Prepare found; nil before.
+func (d *Database) preparedTables() []TableInfo {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.baseline == nil {
+		return nil
+	}
+	return d.baseline.tables
 }
 
 // lookUpTypes is resolveTypes on a connection of its own, which a stream needs
@@ -197,7 +210,7 @@ func (s *Stream) message(ctx context.Context, kind byte, body []byte) error {
 	case wireCopyData:
 		return s.copyData(ctx, body)
 	case wireError:
-		return streamError(s.slot, s.publication, serverError(body))
+		return streamError(s.slot, s.publication, s.asm.rels.charset.explain(serverError(body)))
 	case wireCopyDone, wireCommandComplete, wireReady:
 		return &ConnError{Step: "stream slot " + s.slot, Err: errors.New("the server ended the stream")}
 	case wireNotice, wireParameter:

@@ -34,7 +34,8 @@ var (
 // except that a new table may ask the catalog for types.
 type assembler struct {
 	rels     *relations
-	maxBytes int // of a batch
+	texts    *texts // nil: the texts are UTF-8
+	maxBytes int    // of a batch
 	tx       transaction
 	cur      *arena      // of the batch that is being built
 	other    *arena      // of the batch before
@@ -126,6 +127,10 @@ func (a *assembler) message(ctx context.Context, at LSN, data []byte) error {
 	}
 	kind, body := data[0], data[1:]
 	if err := a.dispatch(ctx, kind, body); err != nil {
+		var refusal *Refusal
+		if errors.As(err, &refusal) {
+			return err // it is about the database, and says what to do
+		}
 		if at == 0 || a.tx.open {
 			at = a.tx.commit
 		}
@@ -223,6 +228,9 @@ func (a *assembler) row(kind byte, body []byte) error {
 		change.Op = OpDelete
 	}
 	change.New, change.Old, change.OldFull = r.new, r.old, r.oldFull
+	if a.texts != nil {
+		return a.texts.change(change, a.cur.copy)
+	}
 	return nil
 }
 
@@ -293,7 +301,7 @@ func (a *assembler) logical(body []byte) error {
 	case !a.tx.open:
 		return errNoTransaction
 	case string(m.prefix) == contextPrefix:
-		a.say(parseContext(m.content))
+		a.say(parseContext(a.texts.message(m.content)))
 	case isOwn(m.prefix): // a watermark; its commit is worth a batch
 		a.prompt = true
 	}

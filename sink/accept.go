@@ -122,6 +122,7 @@ func (r *reader) partitionFailed(ctx context.Context, c *cursor, f *fetched) err
 		r.log.Warn("records were removed before they were read",
 			"topic", c.topic, "partition", c.partition, "offset", c.next, "log_start", start[0])
 		c.next = start[0]
+		c.overtaken.Store(start[0])
 	case c.next > end[0]:
 		return c.lostEnd(end[0], c.next)
 	}

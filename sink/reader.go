@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -31,6 +32,8 @@ type cursor struct {
 	parser    *parser // of its topic; may be shared with other cursors of the run
 	index     int     // the reader's user may number its cursors
 	hollow    int     // answers in a row that had nothing where something was due
+	// overtaken is the log's start when it was found above next; 0: it never was.
+	overtaken atomic.Int64
 }
 
 func (c *cursor) done() bool { return c.next >= c.end }

@@ -30,6 +30,8 @@ type Scanned struct {
 	Problem string
 	// Home is the partition that the key belongs to.
 	Home int32
+	// Timestamp is the record's own, milliseconds since 1970-01-01 UTC.
+	Timestamp int64
 }
 
 // Span is a part of a partition: the offsets from Start on, below End.
@@ -122,15 +124,18 @@ func (s *Scanner) scan(ctx context.Context, c *cursor, rec *record, out *Scanned
 	case !there:
 		return false, nil
 	}
+	out.Timestamp = rec.time
 	out.Home = partitionOf(murmur2(out.Key), len(s.topics[c.parser.kind]))
 	return true, nil
 }
 
-// Spans returns what has been read of each partition of a topic.
+// Spans returns what has been read of each partition of a topic. A span begins
+// where the log did, or where it does since retention has overtaken the reading:
+// what was below is gone.
 func (s *Scanner) Spans(topic transform.Topic) []Span {
 	spans := make([]Span, len(s.topics[topic]))
 	for i, c := range s.topics[topic] {
-		spans[i] = Span{Partition: c.partition, Start: s.starts[topic][i], End: c.next}
+		spans[i] = Span{Partition: c.partition, Start: max(s.starts[topic][i], c.overtaken.Load()), End: c.next}
 	}
 	return spans
 }

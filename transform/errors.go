@@ -68,3 +68,13 @@ func (e *FoldError) Error() string {
 
 // Refused reports that going on would build on a broken history.
 func (e *FoldError) Refused() bool { return true }
+
+// valueError says that a value can't be told as it is. An operator decides what
+// becomes of it.
+type valueError string
+
+// Error says what is wrong with the value, and what mends it.
+func (e valueError) Error() string { return string(e) }
+
+// Refused reports that starting again gets no further.
+func (e valueError) Refused() bool { return true }

@@ -41,6 +41,9 @@ type Table struct {
 	Rules      []Rule
 	Reason     string // column that holds the reason; empty: the context message
 	TypePrefix string // of ce_type
+	// Replace has U+FFFD stand for what is no character in texts of the database, see
+	// capture.TableRef; else it is refused.
+	Replace bool
 	// Int64Text makes bigint values JSON strings, for consumers that read every
 	// JSON number into a double.
 	Int64Text bool
@@ -142,7 +145,7 @@ func (m *Mapping) Refs() []capture.TableRef {
 	for i, t := range m.Tables {
 		refs[i] = capture.TableRef{
 			Schema: t.Schema, Name: t.Name,
-			Key: slices.Clone(t.Key), Omit: slices.Clone(t.Omit),
+			Key: slices.Clone(t.Key), Omit: slices.Clone(t.Omit), Replace: t.Replace,
 		}
 	}
 	return refs
@@ -173,6 +176,9 @@ func (t *Table) Fingerprint() [32]byte {
 	}
 	if t.Int64Text {
 		hashText(h, "int64: string")
+	}
+	if t.Replace {
+		hashText(h, "undecodable: replace")
 	}
 	return [32]byte(h.Sum(nil))
 }

@@ -66,9 +66,14 @@ func TestGoodMapping(t *testing.T) {
 	}
 	var b strings.Builder
 	for _, table := range m.Tables {
-		fmt.Fprintf(&b, "%q %q: %s key %q slot %d\n  topics %+v\n  fields %v omit %v rules %v reason %q\n  types %s %s int64 text %v\n",
+		fmt.Fprintf(&b, "%q %q: %s key %q slot %d\n  topics %+v\n  fields %v omit %v rules %v reason %q\n  types %s %s int64 text %v, replace %v\n",
 			table.Schema, table.Name, table.Aggregate, table.Key, table.Slot, table.Topics, table.Fields, table.Omit, table.Rules,
-			table.Reason, table.EventType("X"), table.StateType(), table.Int64Text)
+			table.Reason, table.EventType("X"), table.StateType(), table.Int64Text, table.Replace)
+	}
+	for i, ref := range m.Refs() {
+		if ref.Replace != m.Tables[i].Replace {
+			t.Errorf("capture is told to replace: %t, want %t", ref.Replace, m.Tables[i].Replace)
+		}
 	}
 	fmt.Fprintf(&b, "%+v\n", m.Refs())
 	golden(t, "mapping/all.good.txt", []byte(b.String()))
@@ -144,6 +149,7 @@ func TestFingerprint(t *testing.T) {
 	}
 	for _, pairs := range [][]string{
 		{"latest: y", "latest: z, partitions: 9"}, {"[d, g]", "[g, d]"}, {"[e, f]", "[f, e]"}, {"{c: d}", "{c: d, x: x}"},
+		{"column: r}", "column: r}, undecodable: refuse"},
 	} {
 		if replaced(pairs...) != print(base) {
 			t.Errorf("%q changes the fingerprint", pairs)
@@ -154,6 +160,7 @@ func TestFingerprint(t *testing.T) {
 		{"table: p", "table: q"}, {"table: p", "table: s.p"}, {"aggregate: P", "aggregate: Q"}, {"[a, b]", "[b, a]"}, {"[a, b]", "[ab]"},
 		{"{c: d}", "{c: i}"}, {"{c: d}", "{}"}, {"[e, f]", "[e]"}, {"column: r", "column: s"}, {"type: X", "type: Z"},
 		{"[d, g]", "[d]"}, {"type: X", "type: Y", "type: Y", "type: X"}, {"tables:", "int64: string\ntables:"}, {"tables:", "type_prefix: a\ntables:"},
+		{"column: r}", "column: r}, undecodable: replace"},
 	} {
 		print := replaced(pairs...)
 		if before, ok := seen[print]; ok {

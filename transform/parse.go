@@ -254,7 +254,7 @@ func (d *decoder) mapping(n *yaml.Node, m *Mapping) {
 	int64Text := false
 	d.object(n, "", map[string]key{
 		"type_prefix": {read: d.text(&m.TypePrefix)},
-		"int64":       {read: d.int64(&int64Text)},
+		"int64":       {read: d.either("number", "string", &int64Text)},
 		"tables": {missing: "at least one table is needed", read: func(n *yaml.Node, path string) {
 			d.list(n, path, func(n *yaml.Node, path string) {
 				t := d.table(n, path)
@@ -270,17 +270,18 @@ func (d *decoder) mapping(n *yaml.Node, m *Mapping) {
 	}
 }
 
-func (d *decoder) int64(to *bool) decode {
+// either reads one of two words; to says that it is the second.
+func (d *decoder) either(first, second string, to *bool) decode {
 	return func(n *yaml.Node, path string) {
 		var s string
 		said := len(d.mistakes)
 		d.text(&s)(n, path)
 		switch s {
-		case "number":
-		case "string":
+		case first:
+		case second:
 			*to = true
 		default:
-			d.failOnce(said, path, "must be number or string")
+			d.failOnce(said, path, "must be "+first+" or "+second)
 		}
 	}
 }
@@ -290,13 +291,14 @@ func (d *decoder) table(n *yaml.Node, path string) *Table {
 	t := &Table{Slot: 1, Topics: Topics{Partitions: defaultPartitions, Replication: defaultReplication}}
 	var name string
 	d.object(n, path, map[string]key{
-		"table":     {read: d.name(&name), missing: "name the table as SQL does, such as public.products"},
-		"aggregate": {read: d.name(&t.Aggregate), missing: "name what a row is, such as Product"},
-		"key":       {read: d.names(&t.Key)},
-		"slot":      {read: d.integer(MaxSlots, func(v int64) { t.Slot = int(v) })},
-		"topics":    {read: func(n *yaml.Node, path string) { d.topics(n, path, &t.Topics) }},
-		"fields":    {read: func(n *yaml.Node, path string) { d.fields(n, path, t) }},
-		"omit":      {read: d.names(&t.Omit)},
+		"table":       {read: d.name(&name), missing: "name the table as SQL does, such as public.products"},
+		"aggregate":   {read: d.name(&t.Aggregate), missing: "name what a row is, such as Product"},
+		"key":         {read: d.names(&t.Key)},
+		"slot":        {read: d.integer(MaxSlots, func(v int64) { t.Slot = int(v) })},
+		"topics":      {read: func(n *yaml.Node, path string) { d.topics(n, path, &t.Topics) }},
+		"fields":      {read: func(n *yaml.Node, path string) { d.fields(n, path, t) }},
+		"omit":        {read: d.names(&t.Omit)},
+		"undecodable": {read: d.either("refuse", "replace", &t.Replace)},
 		"events": {read: func(n *yaml.Node, path string) {
 			d.list(n, path, func(n *yaml.Node, path string) { t.Rules = append(t.Rules, d.rule(n, path)) })
 		}},

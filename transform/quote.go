@@ -2,18 +2,17 @@ package transform
 
 import (
 	"encoding/binary"
-	"errors"
 	"unicode/utf8"
 )
 
 const lowerHex = "0123456789abcdef"
 
-var errUTF8 = errors.New("the value is not UTF-8: mend it in the table, or leave the column out with omit")
+// errUTF8 is the last guard: capture has converted texts, or refused them, before.
+const errUTF8 valueError = "the value is not UTF-8: mend it in the table, or leave the column out with omit"
 
 // appendString appends text as a JSON string. Only what JSON demands is
-// escaped: quotes, backslashes and control characters. Text that is not UTF-8,
-// which a database of encoding SQL_ASCII may hold, is an error, because no JSON
-// string can hold it exactly.
+// escaped: quotes, backslashes and control characters. Text that is not UTF-8 is an
+// error, because no JSON string can hold it exactly.
 func appendString(dst, text []byte) ([]byte, error) {
 	dst = append(dst, '"')
 	from, high := 0, byte(0)

@@ -216,6 +216,11 @@ tables:
 	s.act("the context's, where the column is left out", with(updating(rel, at(0x20, 2), "1", "a/b", "3", "5", unchanged)))
 	s.act("a change of the reason alone is none", with(updating(rel, at(0x20, 3), "1", "a/b", "3", "5", "why")))
 	s.act("a change of an omitted column is none", updating(rel, at(0x20, 4), "1", "a/b", "3", "9", "why"))
+	s.act("the row's, where it stands there as before", with(updating(rel, at(0x20, 5), "1", "a/b", "4", "9", "why")))
+	s.act("none, where the column is left out and nothing is said", updating(rel, at(0x20, 6), "1", "a/b", "5", "9", unchanged))
+	full := with(updating(rel, at(0x20, 7), "1", "a/b", "6", "9", unchanged))
+	full.Old, full.OldFull = updating(rel, at(0x20, 7), "1", "a/b", "5", "9", "as before").New, true
+	s.act("the old row's, where that is whole and the new one leaves it out", full)
 	last := with(deletion(rel, at(0x30, 1), "1"))
 	last.Old[1] = capture.Value{Kind: capture.Text, Data: []byte("a/b")}
 	s.act("a delete has the context's", last)

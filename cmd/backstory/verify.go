@@ -37,8 +37,10 @@ func verifyCommand() *cobra.Command {
 		Long: `Compare each row of a table with the state of the running bridge, with the newest
 record of the latest topic and with the fold of all its events, at one position of
 each row, while the application writes. The events themselves are checked too:
-versions without a gap, positions, ids, old values, partitions. Changes under way
-are no differences; rows that can't be decided are looked at again.
+versions without a gap, positions, ids, old values, times, partitions. Changes under
+way are no differences; rows that can't be decided are looked at again. Where the
+mapping has retention, events that it has taken are none either: what is left is
+compared, and the result says of how many aggregates events were missing.
 
 The bridge must be running, on this machine, with http.listen set. Nothing is
 published, and of the database only watermarks are written into WAL. Without a
@@ -345,6 +347,9 @@ func writeResults(w io.Writer, style screen.Style, results []*verify.Result) err
 		}
 		c := &r.Compared
 		fmt.Fprintf(&b, "  %d aggregates in the state, %d looks repeated, %s\n", c.StateKeys, c.LookedAgain, r.Ended.Sub(r.Began).Round(time.Millisecond))
+		if c.EventsGone+c.EventsCut > 0 {
+			fmt.Fprintf(&b, "  retention has taken all events of %d aggregates, and the first ones of %d: these were compared by what is left\n", c.EventsGone, c.EventsCut)
+		}
 		fmt.Fprintf(&b, "  events read:  %s\n  latest read:  %s\n", spansText(c.EventsRead), spansText(c.LatestRead))
 	}
 	_, err := io.WriteString(w, b.String())

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"backstory/capture"
 	"backstory/internal/bridge"
@@ -343,8 +344,9 @@ func (k *kafka) records(topic transform.Topic) []audit.Record {
 }
 
 func record(s *transform.Stored, prefix string) audit.Record {
-	r := audit.Record{Key: prefix + string(s.Key), Value: s.Data, Partition: s.Partition, Offset: s.Offset, Headers: map[string]string{
-		"ce_id": s.ID.String(), "ce_type": strings.Replace(s.Type, "Article", "Product", 1), "ce_aggregateversion": strconv.FormatUint(s.Version, 10),
+	r := audit.Record{Key: prefix + string(s.Key), Value: s.Data, Partition: s.Partition, Offset: s.Offset, Time: time.UnixMicro(s.Time), Headers: map[string]string{
+		"ce_sequence": string(transform.AppendSequence(nil, s.Place)),
+		"ce_id":       s.ID.String(), "ce_type": strings.Replace(s.Type, "Article", "Product", 1), "ce_aggregateversion": strconv.FormatUint(s.Version, 10),
 	}}
 	if s.Topic == transform.Latest {
 		r.Value = s.State

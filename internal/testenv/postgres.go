@@ -146,8 +146,22 @@ func (p *PG) Server(tb TB) *pgserver.Server {
 // test ends, its sessions, its slots and the database are removed.
 func (p *PG) Database(tb TB) string {
 	tb.Helper()
+	return p.database(tb, "")
+}
+
+// DatabaseOf is Database with texts in the given encoding, as Postgres calls it, and
+// the order of bytes, which suits them all. Sessions speak UTF-8.
+func (p *PG) DatabaseOf(tb TB, encoding string) string {
+	tb.Helper()
+	dsn := p.database(tb, " TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' ENCODING '"+encoding+"'")
+	p.Exec(tb, dsn, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET client_encoding = UTF8', current_database()); END $$`)
+	return dsn
+}
+
+func (p *PG) database(tb TB, options string) string {
+	tb.Helper()
 	name := fmt.Sprintf("t%016x", rand.Uint64())
-	p.Exec(tb, p.DSN("postgres"), "CREATE DATABASE "+name)
+	p.Exec(tb, p.DSN("postgres"), "CREATE DATABASE "+name+options)
 	tb.Cleanup(func() {
 		if p.server != nil && p.server.PID() == 0 {
 			return // the test has stopped its server

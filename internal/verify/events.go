@@ -16,10 +16,16 @@ type events struct {
 	identity capture.Identity
 	table    *transform.Table
 	report   func(Difference)
-	read     int64
-	known    map[int32]bool // partitions that have shown an event of this identity
-	members  [2][]transform.Member
-	fold     []byte
+	times    *times
+	commits  sample
+	// start is where the log of a partition begins, where the mapping lets retention
+	// take events; else 0, and an event that is missing is missing.
+	start   func(partition int32) int64
+	read    int64
+	cut     int64          // aggregates whose first events retention has taken
+	known   map[int32]bool // partitions that have shown an event of this identity
+	members [2][]transform.Member
+	fold    []byte
 }
 
 func place(topic string, s *sink.Scanned) string {
@@ -40,6 +46,10 @@ func (f *events) take(s *sink.Scanned) (v version, ok bool, err error) {
 	f.home(s, d)
 	if err := f.id(s, d); err != nil {
 		return v, false, err
+	}
+	f.times.check(s, Events, f.known[s.Partition], d)
+	if f.known[s.Partition] {
+		f.commits.take(s, d)
 	}
 	old, err := f.scratch.get(foldOfEvents, s.Key)
 	if err != nil {
@@ -95,7 +105,13 @@ func (f *events) id(s *sink.Scanned, d Difference) error {
 
 // order checks version and position against the event before.
 func (f *events) order(s *sink.Scanned, old *version, d Difference) {
-	if s.Version > old.number+1 {
+	switch {
+	case s.Version <= old.number+1:
+	case f.removed(s, old):
+		if old.number == 0 {
+			f.cut++
+		}
+	default:
 		gap := d
 		gap.Problem, gap.Field = GapInVersions, "version"
 		gap.Values = []Value{{Events, number(s.Version)}}
@@ -113,48 +129,71 @@ func (f *events) order(s *sink.Scanned, old *version, d Difference) {
 	}
 }
 
+// removed reports whether retention has taken the events between the record and
+// the one before: the log begins behind that one.
+func (f *events) removed(s *sink.Scanned, old *version) bool {
+	before := int64(-1)
+	if old.number > 0 {
+		before = old.offset
+	}
+	return f.start(s.Partition) > before+1
+}
+
 func sequence(p transform.Place) []byte {
 	return append(transform.AppendSequence([]byte{'"'}, p), '"')
 }
 
-// next folds the event onto the version before.
+// next folds the event onto the version before. Where events are missing before it,
+// the fold begins anew with what the event says.
 func (f *events) next(s *sink.Scanned, old *version, d Difference) (version, error) {
+	gap := s.Version != old.number+1
 	v := version{
-		number: s.Version, place: s.Place, xid: s.XID, id: s.ID, partition: s.Partition, offset: s.Offset,
-		broken: old.broken || s.Version != old.number+1,
+		number: s.Version, place: s.Place, xid: s.XID, id: s.ID, partition: s.Partition, offset: s.Offset, time: s.Time,
+		broken: old.broken || gap,
 	}
 	data, err := transform.ParseData(s.Data)
 	if err != nil {
-		v.broken, v.exists, v.image = true, old.exists, old.image
-		f.unfoldable(d, err)
+		f.lose(&v, old, d, err)
 		return v, nil
 	}
-	whole := string(data.Old) == "{}" && !old.exists // the event says all there is
-	if !v.broken {
+	if !gap {
 		f.compareOld(old, &data, d)
-	} else if whole || string(data.New) == "{}" {
+	}
+	whole := string(data.Old) == "{}" && !old.exists // the event says all there is
+	if v.broken && (whole || string(data.New) == "{}") {
 		v.broken = false
 	}
 	if string(data.New) == "{}" {
 		return v, nil
 	}
 	base := old.image
-	if !old.exists && string(data.Old) != "{}" {
-		base = []byte("{}")
+	if gap || !old.exists && string(data.Old) != "{}" {
+		base = nothingKnown
 	}
 	e := transform.Entry{Version: s.Version - 1, Place: transform.Place{Index: 1}, Image: base}
 	applied, buf, err := transform.Fold(&e, &s.Stored, f.fold[:0])
 	f.fold = buf
-	if err != nil || !applied {
-		v.broken, v.exists, v.image = true, old.exists, old.image
-		if err == nil {
-			err = fmt.Errorf("its position is %s", sequence(s.Place))
-		}
-		f.unfoldable(d, err)
+	if err == nil && !applied {
+		err = fmt.Errorf("its position is %s", sequence(s.Place))
+	}
+	if err != nil {
+		f.lose(&v, old, d, err)
 		return v, nil
 	}
 	v.exists, v.image = true, e.Image
 	return v, nil
+}
+
+// nothingKnown is the image of an aggregate of which no event has said anything.
+var nothingKnown = []byte("{}")
+
+// lose gives the fold of an aggregate up, until an event says the whole row.
+func (f *events) lose(v, old *version, d Difference, err error) {
+	v.broken, v.exists = true, old.exists
+	if v.exists {
+		v.image = nothingKnown
+	}
+	f.unfoldable(d, err)
 }
 
 func (f *events) unfoldable(d Difference, err error) {
@@ -163,7 +202,8 @@ func (f *events) unfoldable(d Difference, err error) {
 }
 
 // compareOld checks the old values of an event against the image before it: those
-// of the changed fields, all of a deleted aggregate, none of a new one.
+// of the changed fields, all of a deleted aggregate, none of a new one. Of an image
+// that is not known in whole, what is known is compared.
 func (f *events) compareOld(old *version, data *transform.Data, d Difference) {
 	d.Problem = WrongOld
 	image := old.image
@@ -189,7 +229,21 @@ func (f *events) compareOld(old *version, data *transform.Data, d Difference) {
 			return // Fold says it
 		}
 	}
+	if old.broken {
+		f.compareKnown(was, said, changed, d)
+		return
+	}
 	f.compareMembers(was, said, changed, d)
+}
+
+// compareKnown compares what the event said of changed members with what was, where
+// that is known.
+func (f *events) compareKnown(was, said, changed []transform.Member, d Difference) {
+	for _, m := range changed {
+		if before := member(was, m.Name); before != nil {
+			f.compareMember(m.Name, before, member(said, m.Name), d)
+		}
+	}
 }
 
 // compareMembers compares what the event said with what was, for the changed

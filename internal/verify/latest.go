@@ -14,6 +14,7 @@ type latest struct {
 	scratch *scratch
 	table   *transform.Table
 	report  func(Difference)
+	times   *times
 	read    int64
 }
 
@@ -29,13 +30,14 @@ func (l *latest) take(s *sink.Scanned) error {
 		d.Problem, d.Detail = WrongPartition, fmt.Sprintf("the key belongs to partition %d", s.Home)
 		l.report(d)
 	}
+	l.times.check(s, Latest, false, d)
 	old, err := l.scratch.get(newestLatest, s.Key)
 	if err != nil {
 		return err
 	}
 	v := version{
 		number: s.Version, place: s.Place, xid: s.XID, id: s.ID, partition: s.Partition, offset: s.Offset,
-		below: s.EventsOffset, exists: s.State != nil, image: s.State,
+		below: s.EventsOffset, time: s.Time, exists: s.State != nil, image: s.State,
 	}
 	l.order(&old, &v, d)
 	return l.scratch.put(newestLatest, s.Key, &v)

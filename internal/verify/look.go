@@ -17,7 +17,13 @@ type look struct {
 	state  StateEntry
 	latest version
 	base   uint64 // version of the fold before the row was read
+	first  uint64 // the first version that came by
 	newest uint64 // version of the fold at the end
+
+	latestBefore uint64 // version of the latest topic before the row was read
+	latestSeen   bool   // the row's snapshot saw the transaction of latest
+	images       bool   // the state was asked for images
+	removed      bool   // retention may have taken events of the key
 
 	// truth is what the row must be: the newest version whose transaction the
 	// row's snapshot saw. While there is none, trail has the versions that may
@@ -54,6 +60,7 @@ func (s *sight) saw(v *version) bool {
 // begin takes the fold as it was before the row was read.
 func (l *look) begin(base *version, s *sight) {
 	l.base = base.number
+	l.latestSeen = s.saw(&l.latest)
 	trail := l.trail
 	if l.truth, l.trail = nil, nil; len(trail) == 0 {
 		l.meet(base, s)
@@ -67,6 +74,9 @@ func (l *look) begin(base *version, s *sight) {
 // meet takes a version that the events brought.
 func (l *look) meet(v *version, s *sight) {
 	l.newest = v.number
+	if l.first == 0 {
+		l.first = v.number
+	}
 	if v.number == l.state.Version && !l.stateMet {
 		l.stateMet = true
 		l.compareState(v)
@@ -89,6 +99,12 @@ func (l *look) meet(v *version, s *sight) {
 // judge concludes the look. It reports whether the key is settled: all four were
 // compared, and what was found can be told.
 func (l *look) judge() bool {
+	switch {
+	case l.removed && l.withoutEvents():
+		return l.judgeWithoutEvents()
+	case l.removed && l.overtaken():
+		return false
+	}
 	l.judgeVersions()
 	switch {
 	case l.truth == nil, l.state.Again, l.again:
@@ -97,6 +113,52 @@ func (l *look) judge() bool {
 		return l.judgeBroken()
 	}
 	l.compareRow(Events, l.truth.exists, l.truth.image)
+	return !l.again
+}
+
+// overtaken reports whether the row, the state or the latest topic are of before the
+// first event that is left, which has just come, or of one that retention took
+// before it was read. The next look begins at a later one.
+func (l *look) overtaken() bool {
+	if l.base == 0 && l.first > 1 && l.truth != nil && l.truth.number == 0 {
+		return true
+	}
+	unmet := func(version uint64, met bool) bool { return !met && version > l.base && version < l.newest }
+	return unmet(l.state.Version, l.stateMet) || unmet(l.latest.number, l.latestMet)
+}
+
+// withoutEvents reports whether the key was compared without any event.
+func (l *look) withoutEvents() bool {
+	return l.newest == 0 && (l.state.Version > 0 || l.latest.number > 0)
+}
+
+// judgeWithoutEvents concludes for an aggregate whose events retention has taken,
+// all of them: the other three are compared. What the latest topic had before the
+// look is settled, so the state can't be behind that; and the latest topic, read
+// last, can't be behind the state.
+func (l *look) judgeWithoutEvents() bool {
+	latest, state := l.latest.number, l.state.Version
+	versions := Difference{Problem: Behind, Field: "version", Values: []Value{{Latest, number(latest)}, {State, number(state)}}}
+	switch {
+	case latest == 0:
+		versions.Problem, versions.Values[0].Value, versions.Detail = Missing, nil, "the latest does not have the aggregate"
+		l.add(versions)
+		return true
+	case state == 0 && l.latestBefore > 0:
+		versions.Problem, versions.Values[1].Value, versions.Detail = Missing, nil, "the state does not have the aggregate"
+		l.add(versions)
+		return true
+	case latest < state, state < l.latestBefore:
+		l.add(versions)
+		return true
+	case latest != state, !l.latestSeen, l.state.Again:
+		return false
+	}
+	if !l.state.Noted {
+		l.compareHeaders(State, l.headersOfState(), Latest, &l.latest)
+	}
+	l.compareStateToLatest()
+	l.compareRow(Latest, l.latest.exists, l.latest.image)
 	return !l.again
 }
 
@@ -139,24 +201,24 @@ func (l *look) judgeVersion(side Side, has, base uint64, met bool) {
 // compareState holds the entry of the state against the same version of the fold.
 func (l *look) compareState(v *version) {
 	s := &l.state
-	if v.number == 0 || v.broken {
+	if v.number == 0 {
 		return
 	}
-	if s.Digest == nil || !v.exists {
+	switch {
+	case s.Digest == nil || !v.exists:
 		l.compareExistence(State, s.Digest != nil, v.exists, s.Image, v.image)
-	} else if !bytes.Equal(s.Digest, digest(v.image)) {
+	case v.broken && s.Image != nil:
+		l.compareKnown(State, s.Image, v.image)
+	case !v.broken && !bytes.Equal(s.Digest, digest(v.image)):
 		l.compareImages(State, s.Image, Events, v.image)
 	}
-	if s.Noted {
-		return // position and xid are those of a change that made no version
-	}
-	if s.Place != v.place {
-		l.add(Difference{Problem: HeadersDiffer, Field: "position", Values: []Value{{State, sequence(s.Place)}, {Events, sequence(v.place)}}})
-	}
-	if s.XID != v.xid {
-		l.add(Difference{Problem: HeadersDiffer, Field: "xid", Values: []Value{{State, number(uint64(s.XID))}, {Events, number(uint64(v.xid))}}})
+	if !s.Noted { // else position and xid are those of a change that made no version
+		l.compareHeaders(State, l.headersOfState(), Events, v)
 	}
 }
+
+// headersOfState has what the state keeps of the headers.
+func (l *look) headersOfState() *version { return &version{place: l.state.Place, xid: l.state.XID} }
 
 // compareLatest holds the record of the latest topic against the same version of
 // the fold.
@@ -165,46 +227,79 @@ func (l *look) compareLatest(v *version) {
 	if v.number == 0 {
 		return
 	}
-	if !v.broken {
-		if r.exists != v.exists {
-			l.compareExistence(Latest, r.exists, v.exists, r.image, v.image)
-		} else if !bytes.Equal(r.image, v.image) {
-			l.compareImages(Latest, r.image, Events, v.image)
-		}
+	switch {
+	case r.exists != v.exists:
+		l.compareExistence(Latest, r.exists, v.exists, r.image, v.image)
+	case v.broken && v.exists:
+		l.compareKnown(Latest, r.image, v.image)
+	case !v.broken && !bytes.Equal(r.image, v.image):
+		l.compareImages(Latest, r.image, Events, v.image)
 	}
-	for _, h := range []struct {
-		name      string
-		same      bool
-		have, fit []byte
-	}{
-		{"position", r.place == v.place, sequence(r.place), sequence(v.place)},
-		{"xid", r.xid == v.xid, number(uint64(r.xid)), number(uint64(v.xid))},
-		{"id", r.id == v.id, quoted(r.id.String()), quoted(v.id.String())},
-	} {
-		if !h.same {
-			l.add(Difference{Problem: HeadersDiffer, Field: h.name, Values: []Value{{Latest, h.have}, {Events, h.fit}}})
-		}
-	}
+	l.compareHeaders(Latest, r, Events, v)
 	if r.below > v.offset && r.partition == v.partition {
 		l.add(Difference{Problem: WrongOffset, Field: "ce_eventsoffset", Values: []Value{{Latest, number(uint64(r.below))}},
 			Detail: fmt.Sprintf("the event that the record contains stands at offset %d: a state rebuilt from here would lack it", v.offset)})
 	}
 }
 
-// judgeBroken concludes for an aggregate of which events are missing: what is left
-// is compared without them.
+// compareHeaders compares what two sides say of the same version. The state keeps
+// neither id nor time.
+func (l *look) compareHeaders(a Side, have *version, b Side, fit *version) {
+	l.header("position", have.place == fit.place, Value{a, sequence(have.place)}, Value{b, sequence(fit.place)})
+	l.header("xid", have.xid == fit.xid, Value{a, number(uint64(have.xid))}, Value{b, number(uint64(fit.xid))})
+	if a == State {
+		return
+	}
+	l.header("id", have.id == fit.id, Value{a, quoted(have.id.String())}, Value{b, quoted(fit.id.String())})
+	l.header("time", have.time == fit.time, Value{a, clock(have.time)}, Value{b, clock(fit.time)})
+}
+
+func (l *look) header(name string, same bool, values ...Value) {
+	if !same {
+		l.add(Difference{Problem: HeadersDiffer, Field: name, Values: values})
+	}
+}
+
+// judgeBroken concludes for an aggregate of which events are missing. What the
+// others have in common is compared in whole, what the events know of it was. One
+// that never rests is compared by that alone.
 func (l *look) judgeBroken() bool {
-	if l.latest.number != l.truth.number || l.state.Version != l.truth.number {
-		return len(l.found) > 0 // else look at it when it is at rest
+	atRest := l.latest.number == l.state.Version
+	if !atRest && !l.images {
+		return len(l.found) > 0 // the second look asks the state for images
 	}
-	if (l.state.Digest != nil) != l.latest.exists {
-		l.compareExistence(State, l.state.Digest != nil, l.latest.exists, l.state.Image, l.latest.image)
-		l.found[len(l.found)-1].Values[1].Side = Latest
-	} else if l.latest.exists && !bytes.Equal(l.state.Digest, digest(l.latest.image)) {
-		l.compareImages(State, l.state.Image, Latest, l.latest.image)
+	if atRest {
+		l.compareStateToLatest()
 	}
-	l.compareRow(Latest, l.latest.exists, l.latest.image)
+	switch v := l.truth; {
+	case l.latest.number == v.number:
+		l.compareRow(Latest, l.latest.exists, l.latest.image)
+	case l.row == nil || !v.exists:
+		l.compareRow(Events, v.exists, v.image)
+	case l.state.Version == v.number && l.state.Image != nil:
+		l.compareRow(State, true, l.state.Image)
+	default:
+		fields, err := unlike(l.row, v.image, true)
+		l.addFields(fields, err, Table, l.row, v.image)
+	}
 	return !l.again
+}
+
+// compareStateToLatest compares two sides of the same version.
+func (l *look) compareStateToLatest() {
+	s, r := &l.state, &l.latest
+	if (s.Digest != nil) != r.exists {
+		l.compareExistence(State, s.Digest != nil, r.exists, s.Image, r.image)
+		l.found[len(l.found)-1].Values[1].Side = Latest
+	} else if r.exists && !bytes.Equal(s.Digest, digest(r.image)) {
+		l.compareImages(State, s.Image, Latest, r.image)
+	}
+}
+
+// compareKnown compares an image with what the events know of it.
+func (l *look) compareKnown(side Side, image, known []byte) {
+	fields, err := unlike(image, known, false)
+	l.addFields(fields, err, side, image, known)
 }
 
 // compareRow holds the row against what must be there by side.
@@ -251,6 +346,16 @@ func (l *look) compareFields(a Side, left []byte, b Side, right []byte, loose bo
 			d.Detail = "the members stand in another order"
 		}
 		l.add(d)
+	}
+}
+
+// addFields tells of the fields in which a side is unlike the events.
+func (l *look) addFields(fields []field, err error, side Side, image, known []byte) {
+	if err != nil {
+		l.add(Difference{Problem: ValueDiffers, Values: []Value{{side, raw(image)}, {Events, raw(known)}}, Detail: err.Error()})
+	}
+	for _, f := range fields {
+		l.add(Difference{Problem: ValueDiffers, Field: f.name, Values: []Value{{side, raw(f.left)}, {Events, raw(f.right)}}})
 	}
 }
 

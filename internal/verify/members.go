@@ -47,6 +47,23 @@ func unequal(left, right []byte, loose bool) ([]field, error) {
 	return fields, nil
 }
 
+// unlike compares an image with the members that are known of it.
+func unlike(image, known []byte, loose bool) ([]field, error) {
+	all, err := transform.Members(nil, image)
+	if err != nil {
+		return nil, err
+	}
+	some, err := transform.Members(nil, known)
+	if err != nil {
+		return nil, err
+	}
+	var fields []field
+	for _, m := range some {
+		fields = appendUnequal(fields, m.Name, member(all, m.Name), m.Value, loose)
+	}
+	return fields, nil
+}
+
 func appendUnequal(fields []field, name, left, right []byte, loose bool) []field {
 	l, r := left, right
 	if loose {

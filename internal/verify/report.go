@@ -53,7 +53,7 @@ const (
 	Missing        Problem = "missing"          // one side does not have the aggregate
 	Behind         Problem = "behind"           // one side has an older version than it must
 	Unfounded      Problem = "unfounded"        // one side has a version that the events do not have
-	HeadersDiffer  Problem = "headers differ"   // same version, other position, xid or id
+	HeadersDiffer  Problem = "headers differ"   // same version, other position, xid, id or time
 	GapInVersions  Problem = "gap in versions"  // of the events
 	VersionAgain   Problem = "version repeated" // of the events
 	VersionBack    Problem = "version went back"
@@ -64,7 +64,8 @@ const (
 	NotOurs        Problem = "not written by the bridge"
 	Unfoldable     Problem = "event can't be folded"
 	WrongOffset    Problem = "ce_eventsoffset is wrong"
-	EventsRemoved  Problem = "events removed" // the log's start
+	EventsRemoved  Problem = "events removed" // the log's start, where no retention was asked for
+	WrongTime      Problem = "wrong time"
 )
 
 // Result is the outcome of a verification of one table.
@@ -94,6 +95,12 @@ type Compared struct {
 	LatestRecords int64 `json:"latest_records"` // records of the latest topic
 	StateKeys     int64 `json:"state_keys"`     // aggregates of the state, deleted ones included
 	LookedAgain   int64 `json:"looked_again"`   // looks at rows after the first one
+	// CommitTimes counts the transactions of which the server was asked for the time.
+	CommitTimes int64 `json:"commit_times,omitempty"`
+	// EventsCut and EventsGone count aggregates of which retention has taken the first
+	// events, and all of them. They are compared with what is left.
+	EventsCut  int64 `json:"events_cut,omitempty"`
+	EventsGone int64 `json:"events_gone,omitempty"`
 
 	// FirstPosition and LastPosition are the WAL positions of the first and the
 	// last look at the table: each row was compared at one between them.

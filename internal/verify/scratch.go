@@ -22,8 +22,10 @@ type version struct {
 	partition int32
 	offset    int64
 	below     int64 // of latest: ce_eventsoffset
+	time      int64 // microseconds since 1970
 	exists    bool
-	// broken: events are missing before, so the image is not known.
+	// broken: events are missing before, so of the image only what the events since
+	// then have said is known.
 	broken bool
 	image  []byte // JSON; nil unless it exists
 }
@@ -37,7 +39,7 @@ const (
 )
 
 const (
-	scratchHead  = 1 + 4 + 8 + 8 + 16
+	scratchHead  = 1 + 4 + 8 + 8 + 8 + 16
 	scratchBatch = 5000 // reads and writes between two commits: it bounds the batch's memory
 	flagExists   = 1
 	flagBroken   = 2
@@ -89,7 +91,8 @@ func (s *scratch) get(table uint16, key []byte) (version, error) {
 		partition: int32(binary.LittleEndian.Uint32(b[1:])),
 		offset:    int64(binary.LittleEndian.Uint64(b[5:])),
 		below:     int64(binary.LittleEndian.Uint64(b[13:])),
-		id:        transform.EventID(b[21:scratchHead]),
+		time:      int64(binary.LittleEndian.Uint64(b[21:])),
+		id:        transform.EventID(b[29:scratchHead]),
 	}
 	if v.exists {
 		v.image = b[scratchHead:]
@@ -110,6 +113,7 @@ func (s *scratch) put(table uint16, key []byte, v *version) error {
 	b = binary.LittleEndian.AppendUint32(b, uint32(v.partition))
 	b = binary.LittleEndian.AppendUint64(b, uint64(v.offset))
 	b = binary.LittleEndian.AppendUint64(b, uint64(v.below))
+	b = binary.LittleEndian.AppendUint64(b, uint64(v.time))
 	b = append(b, v.id[:]...)
 	s.blob = append(b, v.image...)
 	return s.batch.Put(table, key, transform.Entry{Version: v.number, Place: v.place, XID: v.xid, Image: s.blob})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"backstory/capture"
@@ -83,7 +84,9 @@ type Verifier struct {
 	horizon  capture.LSN // what committed below is visible to every snapshot; 0: not known yet
 	mark     capture.LSN // the newest watermark: a place in WAL from before what comes
 	pending  map[string]*look
-	rowBytes int // of a row's image, as seen of late
+	based    bool           // the bridge adds something to the positions of the WAL
+	rowBytes int            // of a row's image, as seen of late
+	ahead    *time.Duration // by which the database's clock is ahead of this machine's; nil: not asked yet
 	step     string
 }
 
@@ -103,13 +106,15 @@ func (v *Verifier) Run(ctx context.Context) (result *Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, v.scratch.close()) }()
-	v.events = &events{scratch: v.scratch, identity: v.identity, table: v.table, report: v.report, known: map[int32]bool{}}
-	v.latest = &latest{scratch: v.scratch, table: v.table, report: v.report}
+	times := newTimes(v.report, func() time.Time { return v.askClock(ctx) })
+	v.events = &events{scratch: v.scratch, identity: v.identity, table: v.table, report: v.report, times: times,
+		start: v.eventsFrom, known: map[int32]bool{}}
+	v.latest = &latest{scratch: v.scratch, table: v.table, report: v.report, times: times}
 	for _, step := range []struct {
 		name string
 		run  func(context.Context) error
 	}{
-		{"topics", v.readTopics}, {"table", v.compareRows}, {"keys", v.compareOthers}, {"again", v.settleAll},
+		{"topics", v.readTopics}, {"table", v.compareRows}, {"keys", v.compareOthers}, {"again", v.settleAll}, {"times", v.compareCommits},
 	} {
 		v.step = step.name
 		v.progress()
@@ -122,6 +127,42 @@ func (v *Verifier) Run(ctx context.Context) (result *Result, err error) {
 }
 
 func (v *Verifier) report(d Difference) { v.result.add(v.cfg.Limit, d) }
+
+// eventsFrom is where the log of a partition of the events topic begins, if the
+// mapping has retention: then the events below may be missing. Without it they
+// must be there, and it is 0.
+func (v *Verifier) eventsFrom(partition int32) int64 {
+	if v.table.Topics.Retention == 0 {
+		return 0
+	}
+	for _, span := range v.topics.Spans(transform.Events) {
+		if span.Partition == partition {
+			return span.Start
+		}
+	}
+	return 0
+}
+
+// mayLackEvents reports whether retention may have taken events of a key.
+func (v *Verifier) mayLackEvents(l *look) bool {
+	if l.latest.number > 0 {
+		return v.eventsFrom(l.latest.partition) > 0
+	}
+	return slices.ContainsFunc(v.topics.Spans(transform.Events), func(s sink.Span) bool { return v.eventsFrom(s.Partition) > 0 })
+}
+
+// askClock is the later of the clocks of this machine and of the database, which is
+// asked once how far it is ahead.
+func (v *Verifier) askClock(ctx context.Context) time.Time {
+	if v.ahead == nil {
+		v.ahead = new(time.Duration)
+		if chunk, err := v.reader.Chunk(ctx, nil, 1); err == nil { // an error is that of the next chunk, too
+			*v.ahead = max(0, time.Until(time.UnixMicro(chunk.Time)))
+			chunk.Release()
+		}
+	}
+	return time.Now().Add(*v.ahead)
+}
 
 // horizonWait is how long the start waits for the transactions that run. Those
 // that run longer are waited for at the end, if a key needs it.
@@ -159,7 +200,7 @@ func (v *Verifier) readTopics(ctx context.Context) error {
 		return err
 	}
 	for _, span := range v.topics.Spans(transform.Events) {
-		if span.Start > 0 {
+		if span.Start > 0 && v.table.Topics.Retention == 0 {
 			v.report(Difference{Problem: EventsRemoved, Where: fmt.Sprintf("topic %s, partition %d", v.table.Topics.Events, span.Partition),
 				Detail: fmt.Sprintf("the log begins at offset %d: the events below are gone and can't be compared", span.Start)})
 		}
@@ -310,13 +351,19 @@ func (v *Verifier) compare(ctx context.Context, looks map[string]*look, chunk *c
 		return err
 	}
 	s.horizon, s.before = s.horizon+added, s.before+added
+	v.based = v.based || added != 0
 	bases := make(map[string]version, len(looks))
-	for key := range looks {
+	for key, l := range looks {
 		base, err := v.scratch.get(foldOfEvents, []byte(key))
 		if err != nil {
 			return err
 		}
 		bases[key] = base.own()
+		newest, err := v.scratch.get(newestLatest, []byte(key))
+		if err != nil {
+			return err
+		}
+		l.latestBefore, l.images = newest.number, images
 	}
 	if err := v.advanceLatest(ctx); err != nil {
 		return err
@@ -390,7 +437,11 @@ func (v *Verifier) judge(looks map[string]*look) error {
 			}
 		}
 		delete(v.pending, key)
+		l.removed = v.mayLackEvents(l)
 		if l.judge() {
+			if l.removed && l.withoutEvents() {
+				v.result.Compared.EventsGone++
+			}
 			for _, d := range l.found {
 				v.report(d)
 			}
@@ -406,7 +457,7 @@ func (v *Verifier) judge(looks map[string]*look) error {
 func (v *Verifier) conclude() {
 	r := v.result
 	r.Ended = time.Now().UTC()
-	r.Compared.Events, r.Compared.LatestRecords = v.events.read, v.latest.read
+	r.Compared.Events, r.Compared.LatestRecords, r.Compared.EventsCut = v.events.read, v.latest.read, v.events.cut
 	r.Compared.EventsRead = v.topics.Spans(transform.Events)
 	r.Compared.LatestRead = v.topics.Spans(transform.Latest)
 	r.Equal = r.Found == 0 && r.NotCompared == 0

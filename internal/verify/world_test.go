@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"backstory/capture"
 	"backstory/internal/verify"
@@ -47,6 +48,8 @@ type world struct {
 	committed capture.LSN
 	topics    [2][]sink.Scanned
 	read      [2]int
+	gone      int64 // events that retention has taken
+	commits   map[uint32]capture.LSN
 }
 
 // writing is a transaction.
@@ -106,7 +109,7 @@ func newWorld(tb testing.TB, seed uint64, keys int) *world {
 		rel: &capture.Relation{ID: 1, Schema: "public", Name: "products", Identity: 'd', Columns: []capture.Column{
 			{Name: "id", OID: 25, Base: 25, Key: true}, {Name: "stock", OID: 23, Base: 23}, {Name: "name", OID: 25, Base: 25}}},
 		rows: map[string]int{}, frozen: map[string]bool{}, locked: map[string]bool{},
-		tr: transform.New(m, id), state: memory{}, again: map[string]bool{},
+		tr: transform.New(m, id), state: memory{}, again: map[string]bool{}, commits: map[uint32]capture.LSN{},
 	}
 	for range 30 * keys {
 		w.step()
@@ -173,6 +176,7 @@ func (w *world) commit() {
 	w.running = slices.Delete(w.running, i, i+1)
 	w.lsn += 8
 	t.lsn = w.lsn
+	w.commits[t.xid] = t.lsn
 	w.hanging, w.wal = append(w.hanging, t), append(w.wal, t)
 }
 
@@ -208,6 +212,7 @@ func (w *world) heat(k string) {
 	n := w.rng.IntN(1000)
 	w.locked[k] = true
 	w.lsn += 8
+	w.commits[w.xid] = w.lsn
 	w.hot = &writing{xid: w.xid, lsn: w.lsn, keys: []string{k}, after: []*int{&n}, was: []bool{there}}
 	w.hanging, w.wal = append(w.hanging, w.hot), append(w.wal, w.hot)
 }
@@ -244,7 +249,7 @@ func (w *world) take() {
 	n := min(1+w.rng.IntN(3), len(w.wal))
 	for _, t := range w.wal[:n] {
 		for i, k := range t.keys {
-			c := &capture.Change{Pos: capture.Position{LSN: t.lsn, Kind: capture.KindChange, Index: uint32(i + 1)}, XID: t.xid, Time: 1, Relation: w.rel}
+			c := &capture.Change{Pos: capture.Position{LSN: t.lsn, Kind: capture.KindChange, Index: uint32(i + 1)}, XID: t.xid, Time: timeOf(t.lsn), Relation: w.rel}
 			switch {
 			case t.after[i] == nil:
 				c.Op, c.Old = capture.OpDelete, []capture.Value{{Kind: capture.Text, Data: []byte(k)}, {}, {}}
@@ -263,10 +268,13 @@ func (w *world) take() {
 }
 
 func (w *world) append(topic transform.Topic) {
-	below := int64(len(w.topics[transform.Events]) - len(w.piece.out.Events))
+	below := w.gone + int64(len(w.topics[transform.Events])-len(w.piece.out.Events))
 	for i := range w.piece.out.Events {
 		e := w.piece.out.Events[i]
-		s := transform.Stored{Event: e, Topic: topic, Offset: int64(len(w.topics[topic]))}
+		s := transform.Stored{Event: e, Topic: topic, Offset: w.gone + int64(len(w.topics[topic]))}
+		if topic == transform.Latest {
+			s.Offset -= w.gone
+		}
 		s.Key, s.Data = slices.Clone(e.Key), slices.Clone(e.Data)
 		if topic == transform.Latest {
 			if slices.ContainsFunc(w.piece.out.Events[i+1:], func(n transform.Event) bool { return string(n.Key) == string(e.Key) }) {
@@ -274,7 +282,20 @@ func (w *world) append(topic transform.Topic) {
 			}
 			s.State, s.EventsOffset, s.Data = slices.Clone(e.State), below, nil
 		}
-		w.topics[topic] = append(w.topics[topic], sink.Scanned{Stored: s})
+		w.topics[topic] = append(w.topics[topic], sink.Scanned{Stored: s, Timestamp: s.Time / 1000})
+	}
+}
+
+// timeOf is the commit time of a transaction, or the time of a chunk.
+func timeOf(lsn capture.LSN) int64 { return 1_700_000_000_123_456 + int64(lsn) }
+
+// retain asks for retention, and has it take the oldest events that nobody has read.
+func (w *world) retain(n int) {
+	w.mapped.Topics.Retention = time.Hour
+	n = min(n, len(w.topics[transform.Events])-w.read[transform.Events])
+	if w.read[transform.Events] == 0 {
+		w.topics[transform.Events] = w.topics[transform.Events][n:]
+		w.gone += int64(n)
 	}
 }
 
@@ -291,10 +312,10 @@ func (w *world) snapshot() capture.Snapshot {
 
 func (w *world) chunk(keys []string) *capture.Chunk {
 	w.steps()
-	c := &capture.Chunk{Relation: w.rel, Snapshot: w.snapshot(), Time: 1}
+	c := &capture.Chunk{Relation: w.rel, Snapshot: w.snapshot(), Time: timeOf(w.lsn)}
 	for _, k := range keys {
 		if stock, ok := w.rows[k]; ok {
-			c.Changes = append(c.Changes, capture.Change{Op: capture.OpRead, Time: 1, Relation: w.rel, New: w.row(k, stock)})
+			c.Changes = append(c.Changes, capture.Change{Op: capture.OpRead, Time: c.Time, Relation: w.rel, New: w.row(k, stock)})
 			c.Last = []string{k}
 		}
 	}
@@ -360,6 +381,17 @@ func (w *world) Lookup(_ context.Context, keys [][]string) (*capture.Chunk, erro
 	return w.chunk(flat), nil
 }
 
+// CommitTimes knows every second transaction.
+func (w *world) CommitTimes(_ context.Context, xids []uint32) (map[uint32]int64, error) {
+	times := map[uint32]int64{}
+	for _, xid := range xids {
+		if lsn, ok := w.commits[xid]; ok && xid%2 == 0 {
+			times[xid] = timeOf(lsn)
+		}
+	}
+	return times, nil
+}
+
 func (w *world) Advance(_ context.Context, topic transform.Topic, fn func(*sink.Scanned) error) error {
 	w.steps()
 	for end := len(w.topics[topic]); w.read[topic] < end; w.read[topic]++ {
@@ -373,6 +405,9 @@ func (w *world) Advance(_ context.Context, topic transform.Topic, fn func(*sink.
 }
 
 func (w *world) Spans(topic transform.Topic) []sink.Span {
+	if topic == transform.Events {
+		return []sink.Span{{Start: w.gone, End: w.gone + int64(w.read[topic])}}
+	}
 	return []sink.Span{{End: int64(w.read[topic])}}
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // maxFindings bounds a report; the rest is counted.
@@ -72,8 +73,45 @@ func CompareUnplaced(h History, events, latest []Record) *Report {
 		}
 	}
 	r.latest(h, byKey, latest)
+	r.times(events)
+	r.times(latest)
 	return r
 }
+
+// earliest is before any audited run: a time before it was never set.
+var earliest = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// times checks that each record has a time, which is its timestamp too, and that
+// what one transaction did, or one chunk found, has one time.
+func (r *Report) times(records []Record) {
+	ofPlace := map[string]time.Time{}
+	for i := range records {
+		e := &records[i]
+		at := e.Time
+		if text, ok := e.Headers["ce_time"]; ok {
+			var err error
+			if at, err = time.Parse(time.RFC3339Nano, text); err != nil || at.UnixMilli() != e.Time.UnixMilli() {
+				r.add("key %s: ce_time %s, the record's timestamp is %s", e.Key, text, e.Time.UTC().Format(time.RFC3339Nano))
+			}
+		}
+		if at.Before(earliest) || at.After(time.Now().Add(time.Minute)) {
+			r.add("key %s: version %d is of %s", e.Key, e.Version(), at.UTC().Format(time.RFC3339Nano))
+		}
+		place := e.Headers["ce_sequence"]
+		if len(place) < positionLen {
+			continue
+		}
+		place = place[:positionLen]
+		if first, known := ofPlace[place]; known && !first.Equal(at) {
+			r.add("key %s: version %d is of %s, others of %s are of %s", e.Key, e.Version(),
+				at.UTC().Format(time.RFC3339Nano), place, first.UTC().Format(time.RFC3339Nano))
+		}
+		ofPlace[place] = at
+	}
+}
+
+// positionLen is the length of LSN and kind at the front of a ce_sequence.
+const positionLen = len("00000000015A2F30-1")
 
 // partition checks that the record stands where Java's default partitioner
 // would put it.
