@@ -290,7 +290,7 @@ func (p *Producer) wrongCount(ctx context.Context, t *topicLog, other string) er
 	r := &Refusal{
 		Thing:   "topic " + t.name,
 		Problem: fmt.Sprintf("it has %d partitions, and %s", len(t.parts), other),
-		Cure:    countCure,
+		Cure:    "put topics.partitions of the mapping back if it was changed; otherwise " + countCure,
 	}
 	ends, err := p.reader.offsets(ctx, newCursors(t.name, len(t.parts), t.table, t.kind, nil), atEnd)
 	switch {

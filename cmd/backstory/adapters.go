@@ -22,8 +22,11 @@ type database struct {
 	topics  *topics
 	store   *state.Store
 	repair  bool // a slot that is lost may be made anew
-	assent  *assent
-	given   bool // this bridge's assent
+	adopt   bool // the state and the topics may be another server's
+	// recognize is asked when the tables are known, before the topics are looked at.
+	recognize func([]capture.TableInfo, capture.Identity) error
+	assent    *assent
+	given     bool // this bridge's assent
 	// readTimeout is backfill.statement_timeout.
 	readTimeout time.Duration
 }
@@ -52,6 +55,9 @@ func (d *database) Prepare(ctx context.Context, create bool) (*capture.Prepared,
 			return nil, err
 		}
 	}
+	if err := d.recognize(report.Tables, report.Identity); err != nil {
+		return nil, err
+	}
 	if err := d.topics.open(ctx, report.Identity); err != nil {
 		return nil, err
 	}
@@ -61,6 +67,12 @@ func (d *database) Prepare(ctx context.Context, create bool) (*capture.Prepared,
 	}
 	if err := d.assent.wait(ctx); err != nil {
 		return nil, err
+	}
+	if d.adopt {
+		// Last, so that a start which is refused leaves the state to the former server.
+		if err := d.store.Adopt(report.Identity); err != nil {
+			return nil, err
+		}
 	}
 	return d.Database.Prepare(ctx)
 }
@@ -77,7 +89,10 @@ func (d *database) dropLost(ctx context.Context) error {
 // sameSource compares the database with what the state remembers: another
 // cluster first, which has no slot of ours either.
 func (d *database) sameSource(ctx context.Context, id capture.Identity) error {
-	if d.repair {
+	switch {
+	case d.adopt:
+		return nil // see Prepare
+	case d.repair:
 		return d.store.Rebind(id)
 	}
 	if err := d.store.Bind(id); err != nil {

@@ -32,6 +32,7 @@ type Bridge struct {
 	requests chan request // to the session that streams
 	repair   bool         // see Repair
 	slot     slotCache
+	unasked  bool // the last look at the topics had no answer; of recheckTopics
 }
 
 // New puts the rooms together. The store is the bridge's alone until Run returns.
@@ -122,6 +123,9 @@ func (b *Bridge) session(ctx context.Context, begun func()) (err error) {
 	if err := b.bind(prepared); err != nil {
 		return err
 	}
+	if b.memory.rebound() && !b.repair {
+		return repairOwed("state", start) // before the server is asked to stream from there
+	}
 	b.phase("waiting for the slot", nil)
 	src, err := b.db.Open(ctx, from)
 	if err != nil {
@@ -136,6 +140,7 @@ func (b *Bridge) session(ctx context.Context, begun func()) (err error) {
 		return err
 	}
 	b.repair = false
+	b.adopts(false)
 	base, err := b.memory.base()
 	if err != nil {
 		return err
@@ -156,8 +161,14 @@ func (b *Bridge) bind(prepared *capture.Prepared) error {
 		return err
 	}
 	changed, err := b.memory.register(b.mapping.Tables, prepared.Tables)
+	if err == nil {
+		err = b.memory.samePartitions(b.mapping.Tables)
+	}
 	if err != nil {
 		return fmt.Errorf("mapping against the state: %w", err)
+	}
+	if err := b.Recognize(prepared.Tables, prepared.Identity); err != nil {
+		return err
 	}
 	for _, c := range changed {
 		for _, text := range c.changes {

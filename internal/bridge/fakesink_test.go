@@ -127,6 +127,8 @@ func (s *fakeSink) Fence(context.Context) error {
 
 func (s *fakeSink) HeldUp() error { return nil }
 
+func (s *fakeSink) Recheck(context.Context) error { return nil }
+
 func (s *fakeSink) Rebase(base capture.LSN) { s.base = base }
 
 func (s *fakeSink) Renew(ctx context.Context) error { return s.Fence(ctx) }

@@ -20,6 +20,7 @@ import (
 //	fences                  8 bytes: own fences since the ends of the topics were remembered, if any
 //	aggregate/NAME          JSON [registration]
 //	mark/ID/TOPIC/PARTITION 32 bytes: end, offset of the newest record, its ce_id
+//	former/ID               JSON list of transform.Former: sources that the topics had before
 //	import/ID               JSON [importRun]
 //	old/SEQUENCE            image that an aggregate had before its key was changed, see [states]
 const (
@@ -101,8 +102,8 @@ func setMoved(b *state.Batch, moved bool) {
 	b.SetMeta(metaMoved, v)
 }
 
-// rebound reports whether the state belongs to another timeline than the one that
-// its position is of: a repair has begun and not come to where the tables are to be
+// rebound reports whether the state belongs to another timeline or server than the one
+// that its position is of: a repair has begun and not come to where the tables are to be
 // compared.
 func (m memory) rebound() bool {
 	_, ok := m.store.Meta(state.MetaRebound)

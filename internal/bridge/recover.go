@@ -19,6 +19,9 @@ const foldBatch = 10_000
 // remembered, fold latest, fold events, publish latest for what the events
 // moved, commit. The slot is taken by now and nothing has been read from it.
 func (b *Bridge) recover(ctx context.Context, start capture.LSN, remembered, created bool) error {
+	if err := b.recheckTopics(ctx); err != nil {
+		return err
+	}
 	if err := b.sink.Fence(ctx); err != nil {
 		return fmt.Errorf("fence former sessions: %w", err)
 	}
@@ -33,7 +36,8 @@ func (b *Bridge) recover(ctx context.Context, start capture.LSN, remembered, cre
 	}
 	b.sink.Rebase(base)
 	for i, t := range b.mapping.Tables {
-		f := &fold{b: b, table: t, tr: transform.New(b.mapping, b.identity), fences: fences, last: i == len(b.mapping.Tables)-1}
+		f := &fold{b: b, table: t, tr: transform.New(b.mapping, b.identity), fences: fences, last: i == len(b.mapping.Tables)-1,
+			origins: origins{own: transform.SourceOf(b.identity, t.Schema, t.Name)}}
 		if err := f.recover(ctx); err != nil {
 			return fmt.Errorf("recover %s: %w", t.Aggregate, err)
 		}
@@ -44,6 +48,11 @@ func (b *Bridge) recover(ctx context.Context, start capture.LSN, remembered, cre
 // recover folds both topics of the table into the state.
 func (f *fold) recover(ctx context.Context) error {
 	b, t := f.b, f.table
+	if t.Adopts {
+		if err := f.survey(ctx); err != nil {
+			return err
+		}
+	}
 	events, known, err := b.memory.marks(t, transform.Events)
 	if err != nil {
 		return err
@@ -127,6 +136,8 @@ type fold struct {
 	folded int
 	image  []byte      // scratch
 	base   capture.LSN // the highest that a record tells of
+	// origins are the sources of the records.
+	origins origins
 	// rebuilt: the state was lost; moved: a session that it does not know of has
 	// been at the topics.
 	rebuilt, moved bool
@@ -196,6 +207,7 @@ func (f *fold) apply(s *transform.Stored) (bool, error) {
 		return false, err
 	}
 	f.base = max(f.base, s.Base)
+	f.origins.meet(s)
 	moved, image, err := transform.Fold(&e, s, f.image[:0])
 	if err != nil {
 		return false, fmt.Errorf("partition %d, offset %d: %w", s.Partition, s.Offset, err)
@@ -228,7 +240,14 @@ func (f *fold) keep(e *transform.Event) {
 // the fold with the marks, and with what follows from it: once the marks are
 // remembered, nothing tells any more that there was something to fold.
 func (f *fold) finish(ctx context.Context, below []int64, marks []transform.Mark) error {
-	if err := f.republish(ctx, below, &marks); err != nil {
+	err := f.remember(marks)
+	if err == nil {
+		err = f.republish(ctx, below, &marks)
+	}
+	if err == nil {
+		err = f.remember(marks)
+	}
+	if err != nil {
 		f.b.store.Drop(f.batch)
 		return err
 	}
@@ -306,15 +325,14 @@ func (b *Bridge) checkSlot(ctx context.Context, start capture.LSN, remembered, c
 		b.log.Warn("changes are lost to the stream, the tables are compared with the state", "lsn", slot.Confirmed, "state_lsn", start)
 		return b.rebase(ctx, slot.Confirmed)
 	case b.memory.rebound():
-		return &Refusal{Thing: thing,
-			Problem: fmt.Sprintf("a repair of the restored database has ended before it could compare the tables with the state, whose position %s is of another timeline", start),
-			Cure:    "run `backstory backfill --reconcile` again: it compares the table with the state and publishes the differences"}
+		return repairOwed(thing, start)
 	case !remembered:
 		return b.begin(ctx, slot)
 	case start > slot.Current:
 		return &Refusal{Thing: thing,
-			Problem: fmt.Sprintf("the state has everything up to %s, but the server's WAL ends at %s: the database was restored from an older backup", start, slot.Current),
-			Cure:    "run `backstory backfill --reconcile`: it compares the table with the state and publishes the differences"}
+			Problem: fmt.Sprintf("the state has everything up to %s, but the server's WAL ends at %s: it has gone back, or source.dsn leads to an older copy of it", start, slot.Current),
+			Cure: "if the database was restored from a backup, run `backstory backfill --reconcile`: it compares the table with the state and " +
+				"publishes the differences; else point source.dsn to the server that the state was made from"}
 	case slot.Confirmed <= start:
 		return b.remember(start)
 	case !b.memory.moved():
@@ -324,6 +342,14 @@ func (b *Bridge) checkSlot(ctx context.Context, start capture.LSN, remembered, c
 	}
 	b.log.Warn("another instance has confirmed beyond the state, the tables are compared with it", "lsn", slot.Confirmed, "state_lsn", start)
 	return b.compareAll(slot.Confirmed)
+}
+
+// repairOwed refuses to stream with a state that was bound to another timeline or
+// server, by a repair that has not come to its end.
+func repairOwed(thing string, start capture.LSN) error {
+	return &Refusal{Thing: thing,
+		Problem: fmt.Sprintf("a repair has ended before it could compare the tables with the state, whose position %s is of another timeline or server", start),
+		Cure:    "run `backstory backfill --reconcile` again: it compares the table with the state and publishes the differences"}
 }
 
 // begin remembers where a new state starts. One that was rebuilt from the topics
@@ -339,8 +365,9 @@ func (b *Bridge) begin(ctx context.Context, slot capture.SlotStatus) error {
 	}
 	if top > slot.Current+base {
 		return &Refusal{Thing: "slot " + slot.Name,
-			Problem: fmt.Sprintf("the topics tell of changes up to %s, but the server's WAL ends at %s: the database was restored from an older backup", top, slot.Current+base),
-			Cure:    "run `backstory backfill --reconcile`: it compares the table with the state and publishes the differences"}
+			Problem: fmt.Sprintf("the topics tell of changes up to %s, but the server's WAL ends at %s: it has gone back, or source.dsn leads to an older copy of it", top, slot.Current+base),
+			Cure: "if the database was restored from a backup, run `backstory backfill --reconcile`: it compares the table with the state and " +
+				"publishes the differences; else point source.dsn to the server that the topics were written from"}
 	}
 	return b.remember(slot.Confirmed)
 }
@@ -355,7 +382,7 @@ func (b *Bridge) top(ctx context.Context) (top capture.LSN, err error) {
 }
 
 // rebase begins anew at lsn, with every table to be compared with the state. In a
-// database that was restored from a backup the positions of the WAL start again
+// database that was restored from a backup, or moved to another server, the positions of the WAL start again
 // below those that the topics have, and every change would be passed over as one
 // that is known. Then a base is added to all positions from now on, which keeps
 // them above. Records carry it, so that a state that is lost later finds the same

@@ -313,8 +313,8 @@ func (s *Store) Empty() bool {
 // identityName is the meta under which Bind keeps the identity.
 const identityName = "state.identity"
 
-// MetaRebound is the meta that Rebind sets with the other timeline. Whoever has
-// made the positions fit that one removes it.
+// MetaRebound is the meta that Rebind and Adopt set with the other identity. Whoever
+// has made the positions fit that one removes it.
 const MetaRebound = "state.rebound"
 
 // Bind ties the store to the cluster that its positions are of. A new store takes
@@ -370,11 +370,27 @@ func (s *Store) Rebind(id capture.Identity) error {
 	return s.setIdentity(id, ok)
 }
 
+// Adopt ties the store to another cluster or database, to which the rows that it
+// tells of were moved. Like Rebind it leaves MetaRebound to whoever makes the
+// positions fit.
+func (s *Store) Adopt(id capture.Identity) error {
+	got, ok := s.Meta(identityName)
+	switch {
+	case ok && string(got) == string(identityOf(id)):
+		return nil
+	case ok && len(got) < identityFixed:
+		return damaged(s.dir, identityName, 0, "the identity is cut off")
+	}
+	return s.setIdentity(id, ok)
+}
+
 func (s *Store) foreign(id capture.Identity, got []byte) error {
 	if len(got) < identityFixed {
 		return damaged(s.dir, identityName, 0, "the identity is cut off")
 	}
-	cure := "point state.dir or source.dsn to the other, or give this source a directory, slot and topics of its own"
+	cure := "point source.dsn or state.dir to the other, or give this source a directory, slot and topics of its own; " +
+		"if the database was moved or upgraded to a new server, stop what still writes to the former one and run " +
+		"`backstory backfill --reconcile --adopt-topics`: it binds the state to the new one, compares the tables with it and publishes the differences"
 	if le.Uint64(got) == id.System && string(got[identityFixed:]) == id.Database {
 		cure = "if the database was restored or a standby promoted: `backstory backfill --reconcile`, which compares the tables " +
 			"with the state and publishes the differences; else point source.dsn to the right server"
