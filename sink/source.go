@@ -65,43 +65,56 @@ func (s *sources) learn(rec *transform.Stored) {
 // fenced, before it has passed.
 func (p *Producer) checkSources(ctx context.Context, layouts []layout) error {
 	var cursors []*cursor
+	var topics []*topicLog // of the cursors
 	for i, t := range p.topics {
 		if t.table == nil || t.looked || layouts[i].err != nil {
 			continue
 		}
-		cursors = append(cursors, newCursors(t.name, len(layouts[i].leaders), t.table, t.kind, nil)...)
-	}
-	for i, c := range cursors {
-		c.index = i
+		// Without a table nothing else that may be wrong in a record comes first.
+		for _, c := range newCursors(t.name, len(layouts[i].leaders), nil, t.kind, nil) {
+			c.index = len(cursors)
+			cursors, topics = append(cursors, c), append(topics, t)
+		}
 	}
 	newest, err := p.newestOf(ctx, cursors, p.reader.stored)
 	if err != nil {
 		return err
 	}
-	for _, rec := range newest {
+	byTopic := map[*topicLog][]*transform.Stored{}
+	for i, rec := range newest {
 		if rec != nil {
-			p.tables[rec.Table].sources.learn(rec)
+			t := topics[i]
+			rec.Topic = t.kind
+			p.tables[t.table].sources.learn(rec)
+			byTopic[t] = append(byTopic[t], rec)
 		}
 	}
 	var wrong []error
 	for i, t := range p.topics {
-		if layouts[i].err != nil {
-			continue
+		if layouts[i].err == nil {
+			t.looked = true
+			wrong = append(wrong, p.judgeSources(t, byTopic[t]))
 		}
-		t.looked = true
-		wrong = append(wrong, p.judgeSources(t, newest))
 	}
 	return errors.Join(wrong...)
 }
 
-// judgeSources judges the newest records of one topic, of which newest has others
-// too. What is taken over is told.
+// lookAgain is checkSources for topics that were found before: whoever fenced this
+// instance since then may be of another source, and in the right.
+func (p *Producer) lookAgain(ctx context.Context) error {
+	return p.insist(ctx, "look at the newest records", func(ctx context.Context) error {
+		layouts, err := p.client.leaders(ctx, p.names...)
+		if err != nil {
+			return err
+		}
+		return p.checkSources(ctx, layouts)
+	})
+}
+
+// judgeSources judges the newest records of one topic. What is taken over is told.
 func (p *Producer) judgeSources(t *topicLog, newest []*transform.Stored) error {
 	told := map[string]*transform.Stored{} // by foreign source: the record with the highest place
 	for _, rec := range newest {
-		if rec == nil || rec.Table != t.table || rec.Topic != t.kind {
-			continue
-		}
 		s := &p.tables[t.table].sources
 		if err := s.check(t.name, rec); err != nil {
 			return err
@@ -112,8 +125,8 @@ func (p *Producer) judgeSources(t *topicLog, newest []*transform.Stored) error {
 	}
 	for source, rec := range told {
 		if t.table.Adopts && t.table.FormerOf(source) == nil {
-			p.log.Warn("the topic has records of another source: it is taken over", "topic", t.name, "of", source,
-				"for", p.tables[t.table].sources.own, "lsn", rec.Place.Pos.LSN, "key", string(rec.Key), "version", rec.Version)
+			p.log.Warn("the topic has records of another source and is taken over", "topic", t.name, "source", source,
+				"own_source", p.tables[t.table].sources.own, "lsn", rec.Place.Pos.LSN)
 		}
 	}
 	return nil
