@@ -27,10 +27,11 @@ type Producer struct {
 	metrics         *metrics
 	transactionalID string
 
-	tables map[*transform.Table]*tableTopics
-	topics []*topicLog // all topics, the dead-letter topic last
-	names  []string    // of topics
-	dead   *topicLog   // nil: none is configured
+	tables  map[*transform.Table]*tableTopics
+	topics  []*topicLog // all topics, the dead-letter topic last
+	names   []string    // of topics
+	dead    *topicLog   // nil: none is configured
+	foreign bool        // see Foreign
 
 	session session
 	ended   map[stranger]bool // producers that a barrier of this process has ended

@@ -111,6 +111,10 @@ func (p *Producer) lookAgain(ctx context.Context) error {
 	})
 }
 
+// Foreign reports whether topics have newest records of sources that their tables did
+// not have before, as Open has found them where it was to adopt them.
+func (p *Producer) Foreign() bool { return p.foreign }
+
 // judgeSources judges the newest records of one topic. What is taken over is told.
 func (p *Producer) judgeSources(t *topicLog, newest []*transform.Stored) error {
 	told := map[string]*transform.Stored{} // by foreign source: the record with the highest place
@@ -125,6 +129,7 @@ func (p *Producer) judgeSources(t *topicLog, newest []*transform.Stored) error {
 	}
 	for source, rec := range told {
 		if t.table.Adopts && t.table.FormerOf(source) == nil {
+			p.foreign = true
 			p.log.Warn("the topic has records of another source and is taken over", "topic", t.name, "source", source,
 				"own_source", p.tables[t.table].sources.own, "lsn", rec.Place.Pos.LSN)
 		}

@@ -69,12 +69,26 @@ func (d *database) Prepare(ctx context.Context, create bool) (*capture.Prepared,
 		return nil, err
 	}
 	if d.adopt {
-		// Last, so that a start which is refused leaves the state to the former server.
-		if err := d.store.Adopt(report.Identity); err != nil {
+		if err := d.takeOver(ctx, report.Identity); err != nil {
 			return nil, err
 		}
+		d.adopt = false
 	}
 	return d.Database.Prepare(ctx)
+}
+
+// takeOver binds the state to the server that the database was moved to. It comes when
+// all else is in order, so that a start which is refused leaves the state to the former
+// one. What the slot has not sent yet is left to the comparison: of a logical copy it
+// may be what the former server has sent.
+func (d *database) takeOver(ctx context.Context, id capture.Identity) error {
+	if !d.store.Elsewhere(id) && !d.topics.Foreign() {
+		return nil // nothing was moved
+	}
+	if err := d.SkipToEnd(ctx); err != nil {
+		return err
+	}
+	return d.store.Adopt(id)
 }
 
 // dropLost makes room for a new slot.

@@ -331,6 +331,12 @@ func (s *Store) Bind(id capture.Identity) error {
 	return s.setIdentity(id, false)
 }
 
+// Elsewhere reports whether the store is tied to another cluster, timeline or database.
+func (s *Store) Elsewhere(id capture.Identity) bool {
+	got, ok := s.Meta(identityName)
+	return ok && string(got) != string(identityOf(id))
+}
+
 // identityFixed is the length of system and timeline, before the database's name.
 const identityFixed = 12
 
