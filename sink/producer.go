@@ -79,6 +79,9 @@ type partition struct {
 	// Of the encoder.
 	planned int64             // offset that the next record to be encoded will get
 	last    transform.EventID // of the record before it
+	// reach is planned as of the newest publication: the log can't be longer by what
+	// this session writes. For Recheck, which may ask at any time.
+	reach atomic.Int64
 
 	// Of the publishing side.
 	end      int64 // offset behind the newest acknowledged record
@@ -111,6 +114,7 @@ func Open(ctx context.Context, cfg Config, m *transform.Mapping, id capture.Iden
 		cfg: cfg, log: log, metrics: metrics, transactionalID: cfg.transactionalID(m, slot),
 		tables: make(map[*transform.Table]*tableTopics), ended: make(map[stranger]bool),
 	}
+	p.over.Store(true) // until there is a session
 	if err := p.lay(m, id); err != nil {
 		return nil, err
 	}
@@ -279,6 +283,7 @@ func (p *Producer) encode(events []transform.Event, below []int64) (*Publication
 		p.planned = 0 // some partitions have moved on
 		return nil, err
 	}
+	pub.announce()
 	p.metrics.parked.Add(float64(pub.parked))
 	p.metrics.inFlight.Add(float64(pub.bytes))
 	return pub, nil

@@ -255,6 +255,7 @@ func (p *Producer) learnEnds(ctx context.Context) error {
 	}
 	for i, part := range parts {
 		part.end, part.planned, part.sequence = ends[i], ends[i], 0
+		part.reach.Store(ends[i])
 	}
 	return nil
 }

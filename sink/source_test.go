@@ -301,6 +301,47 @@ func TestRecheck(t *testing.T) {
 	}
 }
 
+// A record of another source is noticed before the bridge writes the next one of its own,
+// and whatever is under way. Another instance's records are not.
+func TestRecheckFindsOtherSource(t *testing.T) {
+	t.Parallel()
+	brokers := testenv.KFake(t).ListenAddrs()
+	m := shop("watched", 2)
+	p := fenced(t, config(brokers), m, "slot")
+	mk := newMaker(m)
+	for range 20 {
+		pub, err := p.Encode(mk.many(10))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(p.Recheck(within(t)), pub.Events(within(t)), p.Recheck(within(t)), pub.Latest(within(t)), p.Recheck(within(t))); err != nil {
+			t.Fatal(err)
+		}
+		pub.Release()
+	}
+	if err := errors.Join(p.Renew(within(t)), p.Recheck(within(t))); err != nil {
+		t.Fatal(err)
+	}
+	second := fenced(t, config(brokers), m, "slot")
+	publish(t, second, mk.many(10))
+	if err := p.Recheck(within(t)); err != nil {
+		t.Errorf("after another instance has taken over: %v", err)
+	}
+	record := consume(t, brokers, "watched.events")[0]
+	record.Headers = slices.Clone(record.Headers)
+	for i := range record.Headers {
+		if record.Headers[i].Key == sink.HeaderSource {
+			record.Headers[i].Value = []byte("/postgres/42/legacy/public.products")
+		}
+	}
+	admin(t, brokers, func(ctx context.Context, cl *kgo.Client) {
+		if err := cl.ProduceSync(ctx, &kgo.Record{Topic: record.Topic, Key: record.Key, Value: record.Value, Headers: record.Headers}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	refusedFor(t, "recheck", second.Recheck(within(t)), "/postgres/42/legacy/public.products", "/postgres/7301234567890/legacy/public.products")
+}
+
 // Brokers that are away are not Recheck's business.
 func TestRecheckWithoutBrokers(t *testing.T) {
 	t.Parallel()
