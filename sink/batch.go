@@ -56,13 +56,13 @@ func (w *batchWriter) begin(part *partition) {
 }
 
 // add appends a record and plans its offset.
-func (w *batchWriter) add(fixed []byte, e *transform.Event, x *recordExtra, value []byte) {
+func (w *batchWriter) add(shared *sharedHeaders, e *transform.Event, x *recordExtra, value []byte) {
 	at := e.Time / 1000
 	if w.count == 0 {
 		w.first, w.newest = at, at
 	}
 	w.newest = max(w.newest, at)
-	w.raw = w.records.append(w.raw, fixed, e, x, recordPlace{w.count, at - w.first}, value)
+	w.raw = w.records.append(w.raw, shared, e, x, recordPlace{w.count, at - w.first}, value)
 	w.count++
 	w.part.planned++
 	w.part.last = e.ID

@@ -26,7 +26,7 @@ type Config struct {
 	// (TLS and SASL included). 1 s to 10 min. Default 30 s.
 	RequestTimeout time.Duration `yaml:"request_timeout" mapstructure:"request_timeout"`
 	// TransactionalID is the name that fences former instances. Default: made of
-	// the cluster's system id and the slot; to be set only where the rights on
+	// the slot and the first of the events topics; to be set only where the rights on
 	// transactional ids ask for another name, and never to that of another bridge.
 	TransactionalID string `yaml:"transactional_id" mapstructure:"transactional_id"`
 	// DeadLetterTopic takes the records that are too large for their topic, which

@@ -23,6 +23,10 @@ func (l *large) extra(e *transform.Event) recordExtra {
 	return recordExtra{typ: e.Type, eventsOffset: -1}
 }
 
+// shared are the headers of the records. A letter has those of the record whose
+// value it is.
+func (l *large) shared() *sharedHeaders { return &l.topics.shared[l.topic.kind] }
+
 func (l *large) value(e *transform.Event) []byte {
 	if l.topic.kind == transform.Latest {
 		return e.State
@@ -91,7 +95,7 @@ func (en *encoder) addLarge(l *large, refs [][]byte) {
 		if refs[i] != nil {
 			x.dataRef, value = refs[i], []byte(StandInValue)
 		}
-		en.writer.add(l.topics.fixed, e, &x, value)
+		en.writer.add(l.shared(), e, &x, value)
 	}
 }
 
@@ -106,7 +110,7 @@ func (en *encoder) park(pub *Publication, l *large, i int) ([]byte, error) {
 	out.begin(part)
 	en.writer.begin(part)
 	x := l.extra(e)
-	en.writer.add(l.topics.fixed, e, &x, l.value(e))
+	en.writer.add(l.shared(), e, &x, l.value(e))
 	raw := len(en.writer.raw)
 	arena, b, err := en.writer.close(pub.arena)
 	pub.arena = arena

@@ -128,13 +128,13 @@ func (en *encoder) writeEvents(pub *Publication, t *tableTopics, part *partition
 		events := en.events[g.first : g.first+g.count]
 		bound := 0
 		for j := range events {
-			bound += recordBound(t.fixed, &events[j], len(events[j].Data))
+			bound += recordBound(&t.shared[transform.Events], &events[j], len(events[j].Data))
 		}
 		if err := en.room(pub, out, t.events, bound); err != nil {
 			return err
 		}
 		for j := range events {
-			en.writer.add(t.fixed, &events[j], &recordExtra{typ: events[j].Type, eventsOffset: -1}, events[j].Data)
+			en.writer.add(&t.shared[transform.Events], &events[j], &recordExtra{typ: events[j].Type, eventsOffset: -1}, events[j].Data)
 		}
 		if bound > en.target(t.events) {
 			if err := en.fit(pub, large{t, t.events, events, -1}); err != nil {
@@ -158,11 +158,11 @@ func (en *encoder) writeLatest(pub *Publication, t *tableTopics, part *partition
 		g := &en.bundles[i]
 		event := en.events[g.first+g.count-1 : g.first+g.count]
 		e := &event[0]
-		bound := recordBound(t.fixed, e, len(e.State)+len(t.stateType))
+		bound := recordBound(&t.shared[transform.Latest], e, len(e.State)+len(t.stateType))
 		if err := en.room(pub, out, t.latest, bound); err != nil {
 			return err
 		}
-		en.writer.add(t.fixed, e, &recordExtra{typ: t.stateType, eventsOffset: offset}, e.State)
+		en.writer.add(&t.shared[transform.Latest], e, &recordExtra{typ: t.stateType, eventsOffset: offset}, e.State)
 		if bound > en.target(t.latest) {
 			if err := en.fit(pub, large{t, t.latest, event, offset}); err != nil {
 				return err

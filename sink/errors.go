@@ -15,7 +15,8 @@ type Refusal struct {
 	Thing   string // "topic product.events", "partition 3 of topic product.events"
 	Problem string
 	Cure    string
-	Err     error // the broker's answer, if there is one
+	Err     error  // the broker's answer, if there is one
+	Foreign string // the other source whose record was found, if that is the problem; see transform.SourceOf
 }
 
 // Error reads as one sentence with the cure at its end.

@@ -15,7 +15,8 @@ import (
 //
 // It returns the ends, one mark for each partition. Last and LastAt are of the
 // newest record in the range; LastAt is −1 if the range has none. A log that ends
-// below from is a *Refusal, so is a record that the bridge has not written.
+// below from is a *Refusal; so is a record that the bridge has not written, one of
+// another source, and one that stands in another partition than its key's.
 func (p *Producer) Fold(ctx context.Context, table *transform.Table, topic transform.Topic,
 	from []int64, fn func(*transform.Stored) error,
 ) ([]transform.Mark, error) {
@@ -41,6 +42,9 @@ func (p *Producer) Fold(ctx context.Context, table *transform.Table, topic trans
 		marks[i] = transform.Mark{Table: table, Topic: topic, Partition: c.partition, End: ends[i], LastAt: -1}
 	}
 	err = r.complete(ctx, cursors, func(c *cursor, s *transform.Stored) error {
+		if home := partitionOf(murmur2(s.Key), len(cursors)); home != c.partition {
+			return strange(c, s, len(cursors), home)
+		}
 		marks[c.index].Last, marks[c.index].LastAt = s.ID, s.Offset
 		return fn(s)
 	})
@@ -50,13 +54,23 @@ func (p *Producer) Fold(ctx context.Context, table *transform.Table, topic trans
 	return marks, nil
 }
 
+// strange refuses a record that stands in another partition than that of its key.
+func strange(c *cursor, s *transform.Stored, partitions int, home int32) error {
+	return &Refusal{
+		Thing: fmt.Sprintf("topic %s partition %d", c.topic, c.partition),
+		Problem: fmt.Sprintf("the record at offset %d has key %q, which with %d partitions belongs into partition %d: "+
+			"the topic had another number of partitions when it was written", s.Offset, s.Key, partitions, home),
+		Cure: countCure,
+	}
+}
+
 // cursors makes the cursors of one topic of a mapped table.
 func (p *Producer) cursors(table *transform.Table, topic transform.Topic) ([]*cursor, error) {
 	if p.tables[table] == nil {
 		return nil, fmt.Errorf("read topic %s: its table is not in the mapping", topic)
 	}
 	t := p.topicOf(table, topic)
-	return newCursors(t.name, len(t.parts), table, topic), nil
+	return newCursors(t.name, len(t.parts), table, topic, &p.tables[table].sources), nil
 }
 
 // How far Newest steps back from the end of a log, in offsets: a step reaches
@@ -74,8 +88,18 @@ func (p *Producer) Newest(ctx context.Context, table *transform.Table, topic tra
 	if err != nil {
 		return nil, err
 	}
-	r := newReader(p.client, p.log)
-	starts, ends, err := r.span(ctx, cursors)
+	return p.newestOf(ctx, cursors, newReader(p.client, p.log).complete)
+}
+
+// readStored is [reader.stored] or [reader.complete].
+type readStored func(context.Context, []*cursor, func(*cursor, *transform.Stored) error) error
+
+// newestOf is Newest for any cursors, whose index is their place among them.
+func (p *Producer) newestOf(ctx context.Context, cursors []*cursor, read readStored) ([]*transform.Stored, error) {
+	if len(cursors) == 0 {
+		return nil, nil
+	}
+	starts, ends, err := newReader(p.client, p.log).span(ctx, cursors)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +120,7 @@ func (p *Producer) Newest(ctx context.Context, table *transform.Table, topic tra
 		if len(open) == 0 {
 			return newest, nil
 		}
-		err := r.complete(ctx, open, func(c *cursor, s *transform.Stored) error {
+		err := read(ctx, open, func(c *cursor, s *transform.Stored) error {
 			newest[c.index] = clone(s)
 			return nil
 		})

@@ -101,6 +101,7 @@ func (c *cluster) writeAt(topic string, partition int32, at time.Time, stored ..
 	var records []*kgo.Record
 	for i := range stored {
 		s := &stored[i]
+		s.Key = placed(s.Key, partition)
 		r := kgoRecord(topic, partition, s.Key, valueOf(s), headersOf(s))
 		r.Timestamp = at
 		records = append(records, r)
@@ -200,7 +201,7 @@ func TestKafkaRetention(t *testing.T) {
 		t.Errorf("an event that retention has taken: %v", err)
 	}
 	// Retention overtakes a reader that has already begun.
-	cursors := newCursors("product.events", testPartitions, productTable, transform.Events)[1:2]
+	cursors := newCursors("product.events", testPartitions, productTable, transform.Events, nil)[1:2]
 	cursors[0].next, cursors[0].end = 2, 10
 	var offsets []int64
 	err := newReader(p.client, p.log).stored(t.Context(), cursors, func(_ *cursor, s *transform.Stored) error {

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,9 +71,10 @@ func (c *cluster) producer() *Producer {
 	return &Producer{
 		cfg: cfg, client: client, log: slog.New(slog.DiscardHandler),
 		tables: map[*transform.Table]*tableTopics{productTable: {
-			table:  productTable,
-			events: topic("product.events", transform.Events),
-			latest: topic("product.latest", transform.Latest),
+			table:   productTable,
+			sources: sources{table: productTable, own: productSource},
+			events:  topic("product.events", transform.Events),
+			latest:  topic("product.latest", transform.Latest),
 		}},
 	}
 }
@@ -86,12 +88,13 @@ func kgoRecord(topic string, partition int32, key, value []byte, headers []proto
 }
 
 // write appends the records to a partition of a topic, in one batch, and sets
-// their partition and offset.
+// their partition and offset. Their keys get an ending that makes the partition theirs.
 func (c *cluster) write(topic string, partition int32, stored ...transform.Stored) []transform.Stored {
 	c.tb.Helper()
 	var records []*kgo.Record
 	for i := range stored {
 		s := &stored[i]
+		s.Key = placed(s.Key, partition)
 		records = append(records, kgoRecord(topic, partition, s.Key, valueOf(s), headersOf(s)))
 	}
 	c.send(records...)
@@ -99,6 +102,19 @@ func (c *cluster) write(topic string, partition int32, stored ...transform.Store
 		stored[i].Partition, stored[i].Offset = partition, r.Offset
 	}
 	return stored
+}
+
+// placed returns the key, or one made of it that belongs into the partition.
+func placed(key []byte, partition int32) []byte {
+	for n := 0; ; n++ {
+		k := key
+		if n > 0 {
+			k = fmt.Appendf(bytes.Clone(key), "-%d", n)
+		}
+		if partitionOf(murmur2(k), testPartitions) == partition {
+			return k
+		}
+	}
 }
 
 func (c *cluster) send(records ...*kgo.Record) {
@@ -289,23 +305,24 @@ func TestFoldResolvesDeadLetters(t *testing.T) {
 	t.Parallel()
 	_, c := fakeCluster(t, 1)
 	full := someState("1", 7, 3, []byte(`{"image":"large"}`))
+	full.Key = placed(full.Key, 2)
 	c.write("dead.letters", 2, someState("9", 1, 0, nil), someState("1", 8, 3, []byte(`{"image":"other"}`)))
 	at := c.write("dead.letters", 2, full)[0].Offset
 	ref := func(offset int64) []protocol.Header {
 		return append(headersOf(&full), protocol.Header{Key: HeaderDataRef, Value: fmt.Appendf(nil, "kafka:dead.letters/2/%d", offset)})
 	}
-	c.send(kgoRecord("product.latest", 0, full.Key, []byte(StandInValue), ref(at)))
+	c.send(kgoRecord("product.latest", 2, full.Key, []byte(StandInValue), ref(at)))
 	p := c.producer()
 	got, _ := fold(t, p, transform.Latest, 0, 0, 0)
-	full.Partition, full.Offset = 0, 0
-	if diff := cmp.Diff([testPartitions][]transform.Stored{{full}}, got); diff != "" {
+	full.Partition, full.Offset = 2, 0
+	if diff := cmp.Diff([testPartitions][]transform.Stored{2: {full}}, got); diff != "" {
 		t.Error(diff)
 	}
 	for _, wrong := range []int64{at - 1, at + 1} { // another record; none
-		bad := kgoRecord("product.latest", 1, full.Key, []byte(StandInValue), ref(wrong))
+		bad := kgoRecord("product.latest", 2, full.Key, []byte(StandInValue), ref(wrong))
 		c.send(bad)
-		_, err := p.Fold(t.Context(), productTable, transform.Latest, []int64{0, bad.Offset, 0}, func(*transform.Stored) error { return nil })
-		wantRefusal(t, err, "product.latest partition 1", fmt.Sprintf("dead.letters/2/%d", wrong))
+		_, err := p.Fold(t.Context(), productTable, transform.Latest, []int64{0, 0, bad.Offset}, func(*transform.Stored) error { return nil })
+		wantRefusal(t, err, "product.latest partition 2", fmt.Sprintf("dead.letters/2/%d", wrong))
 	}
 }
 

@@ -1,14 +1,15 @@
 package sink
 
 // Names of the record headers, in the order in which they are written. The first
-// four are the same in every record of a table. A header without a value is left
+// five are the same in every record of a topic. A header without a value is left
 // out; ce_subject is always there, and empty for the empty key.
 const (
 	HeaderSpecVersion      = "ce_specversion" // SpecVersion
 	HeaderContentType      = "content-type"   // ContentType
-	HeaderSource           = "ce_source"      // URI path of system id, database and table
+	HeaderSource           = "ce_source"      // transform.SourceOf; in the latest topic with LatestFragment
 	HeaderAggregateType    = "ce_aggregatetype"
-	HeaderID               = "ce_id" // UUID, 36 characters
+	HeaderFormerSource     = "ce_formersource" // sources that the topics had before, with spaces between; mostly absent
+	HeaderID               = "ce_id"           // UUID, 36 characters
 	HeaderType             = "ce_type"
 	HeaderSubject          = "ce_subject" // the record key
 	HeaderAggregateVersion = "ce_aggregateversion"
@@ -39,6 +40,10 @@ const (
 const (
 	SpecVersion = "1.0"
 	ContentType = "application/json"
+	// LatestFragment ends ce_source in the latest topic. The state has the ce_id of
+	// its event, so the two are told apart by their source: CloudEvents with equal
+	// source and id are the same event, and consumers drop one of them.
+	LatestFragment = "#latest"
 	// StateType is what ce_type in the latest topic says after prefix and
 	// aggregate type: "ProductState.v1".
 	StateType = "State.v1"

@@ -16,12 +16,12 @@ import (
 // Inspect runs the checks that Open runs of brokers, rights and topics, and makes
 // nothing. It returns the names of the topics that Open would make. Its error is
 // that of Open, with every wrong topic joined. It waits for brokers until ctx is
-// done. Where id is not known the right to the transactional id is not asked for.
+// done. Where id is not known the sources of the records are not compared.
 func Inspect(ctx context.Context, cfg Config, m *transform.Mapping, id capture.Identity, slot string, log *slog.Logger) (missing []string, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
-	p := &Producer{cfg: cfg, log: log, tables: make(map[*transform.Table]*tableTopics), transactionalID: cfg.transactionalID(id, slot)}
+	p := &Producer{cfg: cfg, log: log, tables: make(map[*transform.Table]*tableTopics), transactionalID: cfg.transactionalID(m, slot)}
 	if p.metrics, err = newMetrics(prometheus.NewRegistry()); err != nil {
 		return nil, err
 	}
@@ -38,10 +38,10 @@ func Inspect(ctx context.Context, cfg Config, m *transform.Mapping, id capture.I
 		return missing, err
 	}
 	err = p.inspectTopics(ctx, layouts)
-	if id.System != 0 || cfg.TransactionalID != "" {
-		err = errors.Join(err, p.checkRights(ctx))
+	if id.System != 0 {
+		err = errors.Join(err, p.checkSources(ctx, layouts))
 	}
-	return missing, err
+	return missing, errors.Join(err, p.checkRights(ctx))
 }
 
 // presentTopics looks once for the topics and forgets those that are not there.
@@ -91,7 +91,7 @@ func (p *Producer) inspectTopics(ctx context.Context, layouts []layout) error {
 		if events := p.topicOf(t.table, transform.Events); len(events.parts) == 0 {
 			events.parts = t.parts // not there: it will be made alike
 		}
-		wrong = append(wrong, p.checkPartitions(t))
+		wrong = append(wrong, p.checkPartitions(ctx, t))
 	}
 	return p.checkConfigs(ctx, layouts, wrong)
 }

@@ -16,6 +16,7 @@ const (
 	slotContentType
 	slotSource
 	slotAggregateType
+	slotFormerSource
 	slotID
 	slotType
 	slotSubject
@@ -37,7 +38,7 @@ const (
 
 // slotNames has the headers in the order in which they are written.
 var slotNames = [slots]string{
-	HeaderSpecVersion, HeaderContentType, HeaderSource, HeaderAggregateType,
+	HeaderSpecVersion, HeaderContentType, HeaderSource, HeaderAggregateType, HeaderFormerSource,
 	HeaderID, HeaderType, HeaderSubject, HeaderAggregateVersion, HeaderTime, HeaderSequence,
 	HeaderOp, HeaderXID, HeaderCause, HeaderRelated, HeaderActor, HeaderCorrelationID,
 	HeaderCausationID, HeaderEventsOffset, HeaderDataRef, HeaderSequenceBase,
@@ -45,7 +46,7 @@ var slotNames = [slots]string{
 
 // requiredSlots are those that every event and every state has.
 var requiredSlots = [...]int{
-	slotSpecVersion, slotAggregateType, slotID, slotType, slotSubject,
+	slotSpecVersion, slotSource, slotAggregateType, slotID, slotType, slotSubject,
 	slotAggregateVersion, slotTime, slotSequence, slotOp,
 }
 
@@ -62,9 +63,13 @@ type parser struct {
 	topic string
 	table *transform.Table // nil: the topic is read without a mapping
 	kind  transform.Topic  // only with a table; else the records tell
+	// sources says which sources' records are accepted; nil: those of any.
+	sources *sources
 
 	values  [slots][]byte // nil: the header is not there
 	types   []string
+	source  string // of the last record
+	former  formerText
 	clock   timeParser
 	context capture.Context
 	tables  []*transform.Table // made for records without a mapping, by aggregate type
@@ -77,6 +82,9 @@ func (p *parser) parse(rec *record, partition int32, s *transform.Stored) (bool,
 	err := p.collect(rec)
 	if err == nil {
 		*s = transform.Stored{Topic: p.kind, Partition: partition, Offset: rec.offset}
+		if err := p.checkSource(s); err != nil {
+			return false, err
+		}
 		err = p.fill(rec, s)
 	}
 	if err == nil {
@@ -91,6 +99,16 @@ func (p *parser) parse(rec *record, partition int32, s *transform.Stored) (bool,
 		Cure: "find out who else writes to the topic and stop it, then give the bridge topics of its own: " +
 			"new names in the mapping and a new state directory",
 	}
+}
+
+// checkSource refuses a record of another source before anything else in it is looked
+// at: what it lacks or has too much is then no wonder.
+func (p *parser) checkSource(s *transform.Stored) error {
+	if p.sources == nil {
+		return nil
+	}
+	s.Source = p.sourceOf(s.Topic)
+	return p.sources.check(p.topic, s)
 }
 
 // collect sorts the headers into their slots.
@@ -161,7 +179,11 @@ func (p *parser) fill(rec *record, s *transform.Stored) error {
 	if err := p.fillNumbers(s); err != nil {
 		return err
 	}
-	return p.fillValue(rec, s)
+	if err := p.fillValue(rec, s); err != nil {
+		return err
+	}
+	s.Source, s.Former = p.sourceOf(s.Topic), p.former.parse(v[slotFormerSource])
+	return nil
 }
 
 // fillNumbers decodes the headers that are not text.

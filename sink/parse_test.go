@@ -28,9 +28,13 @@ func someID(n int) (id transform.EventID) {
 	return id
 }
 
+// productSource is the source of productTable's records.
+const productSource = "/postgres/1/legacy/public.products"
+
 // someEvent is an event with every field set but those of the rarer headers.
 func someEvent(key string, n int) transform.Stored {
 	return transform.Stored{
+		Source: productSource,
 		Event: transform.Event{
 			ID: someID(n), Type: "PriceChanged.v1", Table: productTable, Key: []byte(key), Version: uint64(n) + 1,
 			Place: transform.Place{Pos: capture.Position{LSN: 0x15A2F30 + capture.LSN(n), Kind: capture.KindChange, Index: 42}, Index: 1},
@@ -55,8 +59,15 @@ func headersOf(s *transform.Stored) []protocol.Header {
 	add := func(name, value string) { h = append(h, protocol.Header{Key: name, Value: []byte(value)}) }
 	add("ce_specversion", "1.0")
 	add("content-type", "application/json")
-	add("ce_source", "/postgres/1/legacy/public.products")
+	if s.Topic == transform.Latest {
+		add("ce_source", s.Source+"#latest")
+	} else {
+		add("ce_source", s.Source)
+	}
 	add("ce_aggregatetype", s.Table.Aggregate)
+	if s.Former != nil {
+		add("ce_formersource", strings.Join(s.Former, " "))
+	}
 	add("ce_id", fmt.Sprintf("%x-%x-%x-%x-%x", s.ID[:4], s.ID[4:6], s.ID[6:8], s.ID[8:10], s.ID[10:]))
 	add("ce_type", s.Type)
 	add("ce_subject", string(s.Key))
@@ -115,6 +126,10 @@ func TestParse(t *testing.T) {
 	imported := someEvent("", 0)
 	imported.XID, imported.Op, imported.Place.Pos.Kind = 0, capture.OpRead, capture.KindBackfill
 	imported.Place.Index, imported.Version = 1000, 1<<62
+	adopted := someEvent("1", 1)
+	adopted.Former = []string{"/postgres/9/legacy/public.products"}
+	adoptedState := someState("1", 4, 7, nil)
+	adoptedState.Former = []string{"/postgres/9/legacy/public.products", "/postgres/1/legacy/public.wares"}
 	tests := []struct {
 		name string
 		want transform.Stored
@@ -125,6 +140,8 @@ func TestParse(t *testing.T) {
 		{"state", someState("1", 4, 1234567, []byte(`{"id":1}`))},
 		{"state at 0", someState("1", 4, 0, []byte(`{"id":1}`))},
 		{"tombstone", someState("2", 5, 17, nil)},
+		{"after another source", adopted},
+		{"state after two others", adoptedState},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -211,7 +228,7 @@ func TestParseRefuses(t *testing.T) {
 		},
 		"a header twice":         func(h []protocol.Header) []protocol.Header { return append(h, h[4]) },
 		"empty op":               with("ce_op", ""),
-		"without ce_specversion": without("ce_specversion"), "without ce_id": without("ce_id"), "without ce_type": without("ce_type"),
+		"without ce_specversion": without("ce_specversion"), "without ce_id": without("ce_id"), "without ce_source": without("ce_source"), "without ce_type": without("ce_type"),
 		"without ce_subject": without("ce_subject"), "without ce_aggregatetype": without("ce_aggregatetype"),
 		"without ce_aggregateversion": without("ce_aggregateversion"), "without ce_time": without("ce_time"),
 		"without ce_sequence": without("ce_sequence"), "without ce_op": without("ce_op"),

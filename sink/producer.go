@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -26,10 +27,11 @@ type Producer struct {
 	metrics         *metrics
 	transactionalID string
 
-	tables map[*transform.Table]*tableTopics
-	topics []*topicLog // all topics, the dead-letter topic last
-	names  []string    // of topics
-	dead   *topicLog   // nil: none is configured
+	tables  map[*transform.Table]*tableTopics
+	topics  []*topicLog // all topics, the dead-letter topic last
+	names   []string    // of topics
+	dead    *topicLog   // nil: none is configured
+	foreign bool        // see Foreign
 
 	session session
 	ended   map[stranger]bool // producers that a barrier of this process has ended
@@ -47,9 +49,11 @@ type tableTopics struct {
 	table     *transform.Table
 	events    *topicLog
 	latest    *topicLog
-	slot      int    // partitions of the events topics of the tables before
-	fixed     []byte // the headers that all records of the table share
-	stateType string // ce_type in the latest topic
+	slot      int // partitions of the events topics of the tables before
+	sources   sources
+	shared    [2]sharedHeaders // by topic
+	named     int              // former sources of the table that shared names
+	stateType string           // ce_type in the latest topic
 }
 
 // topicLog is what the producer knows of a topic.
@@ -59,7 +63,9 @@ type topicLog struct {
 	kind  transform.Topic
 	table *transform.Table // nil: the dead-letter topic
 	parts []partition
-	limit int // max.message.bytes: of a batch, from its base offset on
+	// looked: the newest records were compared with the table's sources.
+	looked bool
+	limit  int // max.message.bytes: of a batch, from its base offset on
 
 	records, bytes prometheus.Counter
 	publish        prometheus.Observer
@@ -73,6 +79,9 @@ type partition struct {
 	// Of the encoder.
 	planned int64             // offset that the next record to be encoded will get
 	last    transform.EventID // of the record before it
+	// reach is planned as of the newest publication: the log can't be longer by what
+	// this session writes. For Recheck, which may ask at any time.
+	reach atomic.Int64
 
 	// Of the publishing side.
 	end      int64 // offset behind the newest acknowledged record
@@ -89,7 +98,10 @@ func (p *partition) String() string {
 // ctx is done; the error then says what was wrong. It returns a *Refusal for
 // topics or rights that must be mended, a *ConfigError for a wrong configuration.
 //
-// id and slot name the bridge: two bridges with both equal fence each other.
+// Topics whose newest records are of another source than the tables are a *Refusal
+// too, before anything is made; see [transform.Table.Former] for those that may be.
+//
+// The slot and the topics name the bridge: two with both equal fence each other.
 func Open(ctx context.Context, cfg Config, m *transform.Mapping, id capture.Identity, slot string, log *slog.Logger, reg prometheus.Registerer) (*Producer, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
@@ -99,9 +111,10 @@ func Open(ctx context.Context, cfg Config, m *transform.Mapping, id capture.Iden
 		return nil, err
 	}
 	p := &Producer{
-		cfg: cfg, log: log, metrics: metrics, transactionalID: cfg.transactionalID(id, slot),
+		cfg: cfg, log: log, metrics: metrics, transactionalID: cfg.transactionalID(m, slot),
 		tables: make(map[*transform.Table]*tableTopics), ended: make(map[stranger]bool),
 	}
+	p.over.Store(true) // until there is a session
 	if err := p.lay(m, id); err != nil {
 		return nil, err
 	}
@@ -127,12 +140,23 @@ func (p *Producer) ready(ctx context.Context) error {
 	return p.prepareEncoder()
 }
 
-// transactionalID names the bridge of a slot of a cluster.
-func (c *Config) transactionalID(id capture.Identity, slot string) string {
+// transactionalID names the bridge of a slot by what it alone writes: its topics, of
+// which the events topic that comes first by name stands for all. The database is not
+// in it: a copy of it, with the same slot, must not fence this bridge, and after a move
+// to another server the former bridge of the topics must be fenced.
+func (c *Config) transactionalID(m *transform.Mapping, slot string) string {
 	if c.TransactionalID != "" {
 		return c.TransactionalID
 	}
-	return "backstory-" + strconv.FormatUint(id.System, 10) + "-" + slot
+	id := "backstory-" + slot
+	var topics []string
+	for _, t := range m.Tables {
+		topics = append(topics, t.Topics.Events)
+	}
+	if len(topics) > 0 {
+		id += "-" + slices.Min(topics)
+	}
+	return id
 }
 
 // lay lists the topics of the mapping.
@@ -166,10 +190,13 @@ func (p *Producer) lay(m *transform.Mapping, id capture.Identity) error {
 		if err != nil {
 			return err
 		}
-		p.tables[table] = &tableTopics{
+		t := &tableTopics{
 			table: table, events: events, latest: latest,
-			fixed: fixedPart(id, table), stateType: table.TypePrefix + table.Aggregate + StateType,
+			sources:   sources{table: table, own: transform.SourceOf(id, table.Schema, table.Name)},
+			stateType: table.TypePrefix + table.Aggregate + StateType,
 		}
+		t.share()
+		p.tables[table] = t
 	}
 	if p.cfg.DeadLetterTopic == "" {
 		return nil
@@ -248,11 +275,15 @@ func (p *Producer) encode(events []transform.Event, below []int64) (*Publication
 	if err := p.session.usable("encode", p.over.Load() || p.planned != p.session.number); err != nil {
 		return nil, err
 	}
+	for _, t := range p.tables {
+		t.share()
+	}
 	pub := p.take()
 	if err := p.encoder.encode(pub, events, below); err != nil {
 		p.planned = 0 // some partitions have moved on
 		return nil, err
 	}
+	pub.announce()
 	p.metrics.parked.Add(float64(pub.parked))
 	p.metrics.inFlight.Add(float64(pub.bytes))
 	return pub, nil

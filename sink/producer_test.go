@@ -78,7 +78,7 @@ func TestHeaders(t *testing.T) {
 	want := [][2]string{
 		{"ce_specversion", "1.0"},
 		{"content-type", "application/json"},
-		{"ce_source", "/postgres/7301234567890/legacy/public.products"},
+		{"ce_source", "/postgres/7301234567890/legacy/public.products#latest"},
 		{"ce_aggregatetype", "Product"},
 		{"ce_id", "d3d2f579-8ea0-625e-5aad-fd88a48abffb"},
 		{"ce_type", "ProductState.v1"},

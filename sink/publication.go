@@ -73,6 +73,14 @@ func (p *Publication) mark(part *partition) {
 	})
 }
 
+// announce tells how far the partitions can reach from now on.
+func (p *Publication) announce() {
+	for i := range p.marks {
+		m := &p.marks[i]
+		p.producer.topicOf(m.Table, m.Topic).parts[m.Partition].reach.Store(m.End)
+	}
+}
+
 // Events returns when every event is acknowledged by all in-sync replicas, the
 // dead letters before. It waits for brokers that do not answer until
 // ctx is done; it returns a *SessionError or *Refusal where waiting is of no use.

@@ -2,8 +2,8 @@ package sink
 
 import (
 	"encoding/binary"
-	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"backstory/capture"
@@ -40,7 +40,7 @@ const sizeRoom = 2
 
 // append writes one record: the event's key and headers with the given value,
 // which is null where it is nil.
-func (w *recordWriter) append(b []byte, fixed []byte, e *transform.Event, x *recordExtra, at recordPlace, value []byte) []byte {
+func (w *recordWriter) append(b []byte, shared *sharedHeaders, e *transform.Event, x *recordExtra, at recordPlace, value []byte) []byte {
 	start := len(b)
 	b = append(b, 0, 0) // sizeRoom
 	b = append(b, 0)    // attributes
@@ -54,7 +54,7 @@ func (w *recordWriter) append(b []byte, fixed []byte, e *transform.Event, x *rec
 		b = binary.AppendVarint(b, int64(len(value)))
 		b = append(b, value...)
 	}
-	b = w.headers(b, fixed, e, x)
+	b = w.headers(b, shared, e, x)
 	return putSize(b, start)
 }
 
@@ -73,11 +73,11 @@ func putSize(b []byte, start int) []byte {
 }
 
 // headers writes the headers in their fixed order, their count first.
-func (w *recordWriter) headers(h []byte, fixed []byte, e *transform.Event, x *recordExtra) []byte {
+func (w *recordWriter) headers(h []byte, shared *sharedHeaders, e *transform.Event, x *recordExtra) []byte {
 	count := len(h)
 	h = append(h, 0) // it fits in one byte
-	h = append(h, fixed...)
-	n := fixedHeaders + 7
+	h = append(h, shared.text...)
+	n := shared.count + 7
 	h = appendName(h, HeaderID)
 	h = append(h, 2*36)
 	h = e.ID.Append(h)
@@ -128,23 +128,37 @@ func appendContext(h []byte, n int, c *capture.Context) ([]byte, int) {
 	return h, n
 }
 
-// fixedHeaders is how many headers fixedPart writes.
-const fixedHeaders = 4
+// sharedHeaders are the encoded headers that are the same in every record of a topic.
+type sharedHeaders struct {
+	text  []byte
+	count int
+}
 
-// fixedPart encodes the headers that are the same in every record of a table.
-func fixedPart(id capture.Identity, t *transform.Table) []byte {
-	source := "/postgres/" + strconv.FormatUint(id.System, 10) + "/" + url.PathEscape(id.Database) +
-		"/" + url.PathEscape(t.Schema) + "." + url.PathEscape(t.Name)
-	var h []byte
-	h = appendHeader(h, HeaderSpecVersion, SpecVersion)
-	h = appendHeader(h, HeaderContentType, ContentType)
-	h = appendHeader(h, HeaderSource, source)
-	return appendHeader(h, HeaderAggregateType, t.Aggregate)
+// shareHeaders encodes them for a topic of the table.
+func shareHeaders(source string, t *transform.Table, kind transform.Topic) sharedHeaders {
+	if kind == transform.Latest {
+		source += LatestFragment
+	}
+	s := sharedHeaders{count: 4}
+	s.text = appendHeader(s.text, HeaderSpecVersion, SpecVersion)
+	s.text = appendHeader(s.text, HeaderContentType, ContentType)
+	s.text = appendHeader(s.text, HeaderSource, source)
+	s.text = appendHeader(s.text, HeaderAggregateType, t.Aggregate)
+	if len(t.Former) == 0 {
+		return s
+	}
+	former := make([]string, len(t.Former))
+	for i := range t.Former {
+		former[i] = t.Former[i].Source
+	}
+	s.text = appendHeader(s.text, HeaderFormerSource, strings.Join(former, " "))
+	s.count++
+	return s
 }
 
 // recordBound is at least the length of the event's record with the given value.
-func recordBound(fixed []byte, e *transform.Event, value int) int {
-	n := recordOverhead + len(fixed) + 2*len(e.Key) + len(e.Type) + len(e.Table.Aggregate) + len(e.Related) + value
+func recordBound(shared *sharedHeaders, e *transform.Event, value int) int {
+	n := recordOverhead + len(shared.text) + 2*len(e.Key) + len(e.Type) + len(e.Table.Aggregate) + len(e.Related) + value
 	if c := e.Context; c != nil {
 		n += len(c.Actor) + len(c.CorrelationID) + len(c.CausationID)
 	}

@@ -63,7 +63,7 @@ func (s *Scanner) find(ctx context.Context, table *transform.Table) error {
 		if err != nil {
 			return fmt.Errorf("find topic %s: %w", name, err)
 		}
-		s.topics[topic] = newCursors(name, len(found), table, transform.Topic(topic))
+		s.topics[topic] = newCursors(name, len(found), table, transform.Topic(topic), nil)
 		starts, err := s.reader.offsets(ctx, s.topics[topic], atStart)
 		if err != nil {
 			return err

@@ -71,7 +71,8 @@ func TestScannerTellsWhatIsWrong(t *testing.T) {
 	c.write("product.events", home, events...)
 	foreign := kgoRecord("product.events", home, []byte("stranger"), []byte("hello"), nil)
 	c.send(foreign, &kgo.Record{Topic: "product.events", Partition: home, Value: []byte("no key")})
-	c.write("product.events", (home+1)%testPartitions, someEvents(0, 1)...)
+	astray := someEvents(0, 1)[0]
+	c.send(kgoRecord("product.events", (home+1)%testPartitions, astray.Key, astray.Data, headersOf(&astray)))
 	s, err := OpenScanner(t.Context(), c.producer().cfg, productTable, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

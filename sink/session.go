@@ -58,12 +58,21 @@ func (s *session) usable(step string, over bool) error {
 // those that did are visible; the ends of all partitions are known. Nothing may
 // be encoded or in flight. It waits for brokers until ctx is done.
 //
+// Topics that another source has taken over meanwhile are a *Refusal, and nothing of
+// it is fenced.
+//
 // It is an empty transaction over all partitions, then aborted: its markers carry
 // the transactional id's newest epoch into every partition, and brokers refuse
 // what comes there with an older one. See DESIGN.md for why nothing less will do.
 func (p *Producer) Fence(ctx context.Context) error {
+	if err := p.lookAgain(ctx); err != nil {
+		return fmt.Errorf("fence: %w", err)
+	}
 	if err := p.fence(ctx, noProducer); err != nil {
 		return fmt.Errorf("fence: %w", err)
+	}
+	for _, t := range p.topics {
+		t.looked = false
 	}
 	return nil
 }
@@ -246,6 +255,7 @@ func (p *Producer) learnEnds(ctx context.Context) error {
 	}
 	for i, part := range parts {
 		part.end, part.planned, part.sequence = ends[i], ends[i], 0
+		part.reach.Store(ends[i])
 	}
 	return nil
 }

@@ -13,9 +13,10 @@ import (
 var errStop = errors.New("stop")
 
 // newCursors makes one cursor for each partition of a topic; a table of nil
-// means that the topic is read without a mapping.
-func newCursors(topic string, partitions int, table *transform.Table, kind transform.Topic) []*cursor {
-	parser := &parser{topic: topic, table: table, kind: kind}
+// means that the topic is read without a mapping, from of nil that records of any
+// source are taken.
+func newCursors(topic string, partitions int, table *transform.Table, kind transform.Topic, from *sources) []*cursor {
+	parser := &parser{topic: topic, table: table, kind: kind, sources: from}
 	cursors := make([]*cursor, partitions)
 	for i := range cursors {
 		cursors[i] = &cursor{topic: topic, partition: int32(i), index: i, parser: parser}

@@ -95,7 +95,7 @@ func (r *reader) discoverOnce(ctx context.Context, topics []string) ([]*cursor, 
 		if l.err != nil {
 			return nil, fmt.Errorf("topic %s: %w", l.topic, l.err)
 		}
-		cursors = append(cursors, newCursors(l.topic, len(l.leaders), nil, transform.Events)...)
+		cursors = append(cursors, newCursors(l.topic, len(l.leaders), nil, transform.Events, nil)...)
 	}
 	for i, c := range cursors {
 		c.index = i

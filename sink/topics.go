@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -101,7 +102,7 @@ func (p *Producer) prepareTopics(ctx context.Context) error {
 	}
 	var wrong []error
 	for _, t := range p.topics {
-		wrong = append(wrong, p.checkPartitions(t))
+		wrong = append(wrong, p.checkPartitions(ctx, t))
 	}
 	return p.checkConfigs(ctx, layouts, wrong)
 }
@@ -114,8 +115,15 @@ func (p *Producer) checkConfigs(ctx context.Context, layouts []layout, wrong []e
 		if err != nil {
 			return err
 		}
-		found, err := p.judgeConfigs(res.(*describeconfigs.Response), layouts)
-		wrong = append(wrong, found...)
+		configs, err := p.readConfigs(res.(*describeconfigs.Response))
+		for i, t := range p.topics {
+			if err != nil {
+				break
+			}
+			t.limit = configs[i].limit
+			wrong = append(wrong, t.checkSettings(configs[i], layouts[i].replicas)...)
+			p.warnSettings(t, configs[i].values)
+		}
 		return err
 	})
 	if err != nil {
@@ -124,7 +132,8 @@ func (p *Producer) checkConfigs(ctx context.Context, layouts []layout, wrong []e
 	return errors.Join(wrong...)
 }
 
-// findTopics returns when every topic is there and every partition has a leader.
+// findTopics returns when every topic is there, of the bridge's own source, and every
+// partition has a leader.
 func (p *Producer) findTopics(ctx context.Context) ([]layout, error) {
 	var layouts []layout
 	err := p.insist(ctx, "find the topics", func(ctx context.Context) error {
@@ -147,6 +156,9 @@ func (p *Producer) findTopics(ctx context.Context) ([]layout, error) {
 					return fmt.Errorf("%s: %w", &partition{topic: t, index: int32(part)}, kafka.LeaderNotAvailable)
 				}
 			}
+		}
+		if err := p.checkSources(ctx, layouts); err != nil {
+			return err // before anything is made
 		}
 		if len(missing) == 0 {
 			return nil
@@ -251,28 +263,44 @@ func (t *topicLog) createCommand() string {
 	return cmd
 }
 
+// countCure is the way out where a topic has not the partitions that its records
+// were written with.
+const countCure = "the partitions of a topic in use must stay as many, since its keys would move: restore the topics with the number that they had; " +
+	"or give the table new topics in the mapping, move the state directory away and start again, which publishes every row anew"
+
 // checkPartitions compares the number of partitions with the mapping and, for a
 // latest topic, with the events topic: a key must have one partition in both.
-func (p *Producer) checkPartitions(t *topicLog) error {
+func (p *Producer) checkPartitions(ctx context.Context, t *topicLog) error {
 	if t.table == nil {
 		return nil
 	}
 	have := len(t.parts)
 	if want, _ := t.shape(); want > 0 && have != int(want) {
-		return &Refusal{
-			Thing:   "topic " + t.name,
-			Problem: fmt.Sprintf("it has %d partitions, and the mapping of %s.%s says %d", have, t.table.Schema, t.table.Name, want),
-			Cure:    "set topics.partitions in the mapping to the number that both topics have; never add partitions to a topic in use, because its keys would move",
-		}
+		return p.wrongCount(ctx, t, fmt.Sprintf("the mapping of %s says %d", t.table, want))
 	}
 	if events := p.topicOf(t.table, transform.Events); have != len(events.parts) {
-		return &Refusal{
-			Thing:   "topic " + t.name,
-			Problem: fmt.Sprintf("it has %d partitions, and topic %s has %d", have, events.name, len(events.parts)),
-			Cure:    "make the unused one of them anew, with as many partitions as the other",
-		}
+		return p.wrongCount(ctx, t, fmt.Sprintf("topic %s has %d", events.name, len(events.parts)))
 	}
 	return nil
+}
+
+// wrongCount refuses a topic with a number of partitions that does not fit. Only
+// where nothing was ever written to it is the number one that can be chosen.
+func (p *Producer) wrongCount(ctx context.Context, t *topicLog, other string) error {
+	r := &Refusal{
+		Thing:   "topic " + t.name,
+		Problem: fmt.Sprintf("it has %d partitions, and %s", len(t.parts), other),
+		Cure:    "put topics.partitions of the mapping back if it was changed; otherwise " + countCure,
+	}
+	ends, err := p.reader.offsets(ctx, newCursors(t.name, len(t.parts), t.table, t.kind, nil), atEnd)
+	switch {
+	case err != nil:
+		return errors.Join(r, err)
+	case slices.Max(ends) == 0:
+		r.Cure = "nothing was ever written to it: delete it and make it with as many partitions as the mapping says; " +
+			"if the other topic of the table is unused as well, topics.partitions of the mapping can be set to the number that both have"
+	}
+	return r
 }
 
 const resourceTopic = 2
@@ -285,9 +313,16 @@ func (p *Producer) describeRequest() *describeconfigs.Request {
 	return req
 }
 
-// judgeConfigs checks the settings of every topic. The error is that of an answer
-// which is none.
-func (p *Producer) judgeConfigs(res *describeconfigs.Response, layouts []layout) (wrong []error, err error) {
+// topicConfig are the settings of a topic as the brokers have them.
+type topicConfig struct {
+	values map[string]string
+	limit  int // max.message.bytes
+}
+
+// readConfigs returns the settings of every topic, in their order. The error is that
+// of an answer which is none.
+func (p *Producer) readConfigs(res *describeconfigs.Response) ([]topicConfig, error) {
+	configs := make([]topicConfig, len(p.topics))
 	seen := 0
 	for _, r := range res.Resources {
 		t := p.byName(r.ResourceName)
@@ -298,25 +333,26 @@ func (p *Producer) judgeConfigs(res *describeconfigs.Response, layouts []layout)
 			return nil, t.judge(kafka.Error(r.ErrorCode), r.ErrorMessage)
 		}
 		seen++
-		have := make(map[string]string, len(r.ConfigEntries))
-		for _, c := range r.ConfigEntries {
-			have[c.ConfigName] = c.ConfigValue
+		c := topicConfig{values: make(map[string]string, len(r.ConfigEntries))}
+		for _, e := range r.ConfigEntries {
+			c.values[e.ConfigName] = e.ConfigValue
 		}
-		if t.limit, err = strconv.Atoi(have["max.message.bytes"]); err != nil {
+		var err error
+		if c.limit, err = strconv.Atoi(c.values["max.message.bytes"]); err != nil {
 			return nil, lasting{fmt.Errorf("topic %s: max.message.bytes: %w", t.name, err)}
 		}
-		wrong = append(wrong, p.checkSettings(t, have, layouts[t.index].replicas)...)
+		configs[t.index] = c
 	}
 	if seen < len(p.topics) {
 		return nil, fmt.Errorf("the answer has %d topics of %d", seen, len(p.topics))
 	}
-	return wrong, nil
+	return configs, nil
 }
 
-// checkSettings refuses settings under which the topic loses what it is for, and
-// warns of those that make a fault likelier.
-func (p *Producer) checkSettings(t *topicLog, have map[string]string, replicas int) []error {
+// checkSettings refuses settings under which the topic loses what it is for.
+func (t *topicLog) checkSettings(c topicConfig, replicas int) []error {
 	var wrong []error
+	have := c.values
 	must := func(ok bool, name, want, why string) {
 		if !ok {
 			wrong = append(wrong, t.wrongSetting(name, have[name], want, why))
@@ -327,7 +363,7 @@ func (p *Producer) checkSettings(t *topicLog, have map[string]string, replicas i
 	if n, err := strconv.Atoi(have["min.insync.replicas"]); err == nil && replicas > 0 {
 		must(n <= replicas, "min.insync.replicas", strconv.Itoa(replicas), "more replicas than the topic has can never acknowledge")
 	}
-	must(t.limit >= minMessage, "max.message.bytes", strconv.Itoa(createdLimit), "no event would fit")
+	must(c.limit >= minMessage, "max.message.bytes", strconv.Itoa(createdLimit), "no event would fit")
 	if t.kind == transform.Latest {
 		must(have["cleanup.policy"] == "compact", "cleanup.policy", "compact", "the newest state of every aggregate must stay")
 		n, err := strconv.ParseInt(have["delete.retention.ms"], 10, 64)
@@ -342,13 +378,13 @@ func (p *Producer) checkSettings(t *topicLog, have map[string]string, replicas i
 		must(keep > 0 || have["retention.ms"] == "-1", "retention.ms", "-1", "events would be forgotten, and topics.retention of the mapping does not ask for that")
 		must(keep > 0 || have["retention.bytes"] == "-1", "retention.bytes", "-1", "events would be forgotten, and topics.retention of the mapping does not ask for that")
 	}
-	p.warnSettings(t, have)
 	return wrong
 }
 
 // minMessage is the least max.message.bytes: below it no event fits, headers included.
 const minMessage = 4 << 10
 
+// warnSettings warns of settings that make a fault likelier.
 func (p *Producer) warnSettings(t *topicLog, have map[string]string) {
 	for _, s := range []setting{
 		{"unclean.leader.election.enable", "false"},

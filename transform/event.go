@@ -139,6 +139,12 @@ type Stored struct {
 	// EventsOffset is the ce_eventsoffset header of a latest record: all events
 	// below it in the same partition of the events topic are in latest already.
 	EventsOffset int64
+	// Source is the ce_source header without the fragment that tells the topics
+	// apart: of which database and table the record is.
+	Source string
+	// Former is the ce_formersource header: which other sources the topic had by
+	// then. Not to be changed.
+	Former []string
 	// Base is the ce_sequencebase header: what had been added to the positions of
 	// the WAL when the record was written; mostly 0.
 	Base capture.LSN

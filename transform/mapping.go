@@ -47,6 +47,14 @@ type Table struct {
 	// Int64Text makes bigint values JSON strings, for consumers that read every
 	// JSON number into a double.
 	Int64Text bool
+
+	// Former are the sources beside the present one whose records stand in the
+	// topics rightly; assigned by the bridge from what the state remembers, and kept
+	// up by it.
+	Former []Former
+	// Adopts has records of any source be taken in. Set by the bridge while it takes
+	// over the topics of another source, because somebody asked for that.
+	Adopts bool
 }
 
 // MaxSlots bounds the numbers of slots.

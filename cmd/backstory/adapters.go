@@ -22,8 +22,11 @@ type database struct {
 	topics  *topics
 	store   *state.Store
 	repair  bool // a slot that is lost may be made anew
-	assent  *assent
-	given   bool // this bridge's assent
+	adopt   bool // the state and the topics may be another server's
+	// recognize is asked when the tables are known, before the topics are looked at.
+	recognize func([]capture.TableInfo, capture.Identity) error
+	assent    *assent
+	given     bool // this bridge's assent
 	// readTimeout is backfill.statement_timeout.
 	readTimeout time.Duration
 }
@@ -52,6 +55,9 @@ func (d *database) Prepare(ctx context.Context, create bool) (*capture.Prepared,
 			return nil, err
 		}
 	}
+	if err := d.recognize(report.Tables, report.Identity); err != nil {
+		return nil, err
+	}
 	if err := d.topics.open(ctx, report.Identity); err != nil {
 		return nil, err
 	}
@@ -62,7 +68,27 @@ func (d *database) Prepare(ctx context.Context, create bool) (*capture.Prepared,
 	if err := d.assent.wait(ctx); err != nil {
 		return nil, err
 	}
+	if d.adopt {
+		if err := d.takeOver(ctx, report.Identity); err != nil {
+			return nil, err
+		}
+		d.adopt = false
+	}
 	return d.Database.Prepare(ctx)
+}
+
+// takeOver binds the state to the server that the database was moved to. It comes when
+// all else is in order, so that a start which is refused leaves the state to the former
+// one. What the slot has not sent yet is left to the comparison: of a logical copy it
+// may be what the former server has sent.
+func (d *database) takeOver(ctx context.Context, id capture.Identity) error {
+	if !d.store.Elsewhere(id) && !d.topics.Foreign() {
+		return nil // nothing was moved
+	}
+	if err := d.SkipToEnd(ctx); err != nil {
+		return err
+	}
+	return d.store.Adopt(id)
 }
 
 // dropLost makes room for a new slot.
@@ -77,6 +103,9 @@ func (d *database) dropLost(ctx context.Context) error {
 // sameSource compares the database with what the state remembers: another
 // cluster first, which has no slot of ours either.
 func (d *database) sameSource(ctx context.Context, id capture.Identity) error {
+	if d.adopt {
+		return nil // see Prepare
+	}
 	if _, err := d.store.Bind(id); err != nil || d.repair {
 		return err
 	}

@@ -21,6 +21,7 @@ type backfillOptions struct {
 	request   bridge.BackfillRequest
 	once      bool
 	reconcile bool
+	adopt     bool
 	pause     bool
 	resume    bool
 	detach    bool
@@ -43,13 +44,19 @@ bridge is needed: the command catches up with the stream, reads the tables and e
 
 --reconcile also works without a running bridge, and mends what ` + "`run`" + ` refuses: a slot
 that is gone, lost or ahead of the state is made anew or taken as it is, and what
-the stream has lost is found by comparing the tables.`,
+the stream has lost is found by comparing the tables.
+
+--adopt-topics, together with it and without a running bridge, is for the same rows on
+another server: after an upgrade by pg_upgrade or dump and restore, or a move to a
+logical copy. State and topics of the former server are taken over, versions go on, and
+what differs is published.`,
 		Example: `  backstory backfill -c backstory.yaml                           # all tables, by the running bridge
   backstory backfill -c backstory.yaml products --where 'id BETWEEN 1 AND 1000'
   backstory backfill -c backstory.yaml --pause                   # and --resume
   backstory backfill -c backstory.yaml --once --json             # for pipelines and cron
   backstory backfill -c backstory.yaml --reconcile --dry-run     # after a lost slot: what would be published?
-  backstory backfill -c backstory.yaml --reconcile               # publish it`,
+  backstory backfill -c backstory.yaml --reconcile               # publish it
+  backstory backfill -c backstory.yaml --reconcile --adopt-topics   # after an upgrade to a new server`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := configOf(cmd)
@@ -57,6 +64,9 @@ the stream has lost is found by comparing the tables.`,
 				return err
 			}
 			o.request.Tables = args
+			if o.adopt && !o.reconcile {
+				return usageError{errors.New("--adopt-topics: goes with --reconcile, which compares the tables with what was published of them")}
+			}
 			return o.run(cmd.Context(), cfg, cmd.OutOrStdout())
 		},
 	}
@@ -65,6 +75,7 @@ the stream has lost is found by comparing the tables.`,
 	flags.BoolVar(&o.request.DryRun, "dry-run", false, "count the differences, show some, and publish nothing")
 	flags.BoolVar(&o.once, "once", false, "without a running bridge: catch up, read the tables, end")
 	flags.BoolVar(&o.reconcile, "reconcile", false, "go on where slot and state do not fit; makes a lost slot anew")
+	flags.BoolVar(&o.adopt, "adopt-topics", false, "with --reconcile: take over state and topics of the server that the database was moved from")
 	flags.IntVar(&o.request.Parallel, "parallel", 0, "read so many `tables` at a time (default: backfill.parallel)")
 	flags.IntVar(&o.request.ChunkRows, "chunk-rows", 0, "read so many `rows` at a time (default: backfill.chunk_rows)")
 	flags.IntVar(&o.request.RowsPerSecond, "rows-per-second", 0, "read at most so many `rows` a second of each table (default: backfill.rows_per_second)")
@@ -73,7 +84,7 @@ the stream has lost is found by comparing the tables.`,
 	flags.BoolVar(&o.detach, "detach", false, "return when the running bridge has begun")
 	flags.BoolVar(&o.asJSON, "json", false, "print progress and result as JSON, an object a line")
 	cmd.MarkFlagsMutuallyExclusive("pause", "resume")
-	for _, with := range []string{"once", "reconcile"} {
+	for _, with := range []string{"once", "reconcile", "adopt-topics"} {
 		cmd.MarkFlagsMutuallyExclusive(with, "pause")
 		cmd.MarkFlagsMutuallyExclusive(with, "resume")
 		cmd.MarkFlagsMutuallyExclusive(with, "detach")
@@ -84,7 +95,7 @@ the stream has lost is found by comparing the tables.`,
 
 func (o *backfillOptions) run(ctx context.Context, cfg *Config, out io.Writer) error {
 	show := newProgress(out, os.Stderr, o.asJSON)
-	if o.once {
+	if o.once || o.adopt {
 		return o.alone(ctx, cfg, show)
 	}
 	c, err := newClient(cfg.HTTP.Listen)
@@ -175,6 +186,10 @@ func (o *backfillOptions) alone(ctx context.Context, cfg *Config, show *progress
 			if o.reconcile && !o.request.DryRun {
 				part.db.repair = true
 				part.bridge.Repair()
+			}
+			if o.adopt && !o.request.DryRun {
+				part.db.adopt = true
+				part.bridge.Adopt()
 			}
 		}
 		if o.reconcile && o.request.DryRun {

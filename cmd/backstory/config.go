@@ -166,7 +166,11 @@ func each(err error) []error {
 		return errs
 	}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()
+		var errs []error
+		for _, err := range joined.Unwrap() {
+			errs = append(errs, each(err)...)
+		}
+		return errs
 	}
 	if err == nil {
 		return nil

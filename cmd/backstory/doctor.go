@@ -17,6 +17,7 @@ import (
 	"backstory/capture"
 	"backstory/internal/bridge"
 	"backstory/internal/screen"
+	"backstory/internal/state"
 	"backstory/sink"
 	"backstory/transform"
 )
@@ -127,7 +128,11 @@ func (d *diagnosis) checkColumns(m *transform.Mapping, tables []capture.TableInf
 
 // checkKafka asks the brokers for the topics and their settings.
 func (d *diagnosis) checkKafka(ctx context.Context, of *part, id capture.Identity, log *slog.Logger) {
-	missing, err := sink.Inspect(ctx, of.cfg.Kafka, of.mapping, id, of.name(), log)
+	inspect := func() ([]string, error) { return sink.Inspect(ctx, of.cfg.Kafka, of.mapping, id, of.name(), log) }
+	missing, err := inspect()
+	if foreign(err) {
+		missing, err = d.inspectKnowing(ctx, of, inspect)
+	}
 	if err != nil {
 		for _, err := range each(err) {
 			d.add("kafka", err)
@@ -138,6 +143,45 @@ func (d *diagnosis) checkKafka(ctx context.Context, of *part, id capture.Identit
 	for _, topic := range missing {
 		d.ok("topic "+topic, "will be created")
 	}
+}
+
+// foreign reports whether a topic has records of another source.
+func foreign(err error) bool {
+	for _, err := range each(err) {
+		if refusal := new(sink.Refusal); errors.As(err, &refusal) && refusal.Foreign != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// inspectKnowing repeats an inspection that has found another source, with what the
+// state knows of former ones. Where a process has the state, that one has compared.
+func (d *diagnosis) inspectKnowing(ctx context.Context, of *part, inspect func() ([]string, error)) ([]string, error) {
+	tables := of.mapping.Tables
+	there, err := state.Exists(of.cfg.State.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if there {
+		store, err := state.Open(ctx, of.cfg.State, slog.New(slog.DiscardHandler), nil)
+		switch refusal := new(state.Refusal); {
+		case errors.As(err, &refusal):
+			d.find(capture.Finding{Check: "source of the topics", Level: capture.LevelWarning,
+				Found: "topics have records of another source, and the state, which knows the former ones, can't be read: " + err.Error(),
+				Cure:  "stop the bridge and ask again"})
+			for _, t := range tables {
+				t.Adopts = true // all else is still to be looked at
+			}
+		case err != nil:
+			return nil, err
+		default:
+			if err := errors.Join(bridge.RecallFormer(store, tables), store.Close()); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return inspect()
 }
 
 func (d *diagnosis) ok(check, format string, args ...any) {

@@ -94,6 +94,7 @@ func TestExitCodesWithoutServers(t *testing.T) {
 		{"verify without HTTP", []string{"verify", dsn, "--kafka.brokers=" + dead, "--mapping=" + mapping, "--http.listen="}, 2, `http\.listen`},
 		{"verify of a table that is not mapped", []string{"verify", dsn, "--kafka.brokers=" + dead, "--mapping=" + mapping, "public.product"}, 2, `did you mean public\.products\?`},
 		{"verify with a wrong limit", []string{"verify", dsn, "--kafka.brokers=" + dead, "--mapping=" + mapping, "--limit=0"}, 2, `--limit: `},
+		{"adopting without comparing", []string{"backfill", dsn, "--kafka.brokers=" + dead, "--mapping=" + mapping, "--adopt-topics"}, 2, `--adopt-topics: goes with --reconcile`},
 		{"a demo without changes", []string{"demo", "--rate=0"}, 2, `--rate: `},
 	}
 	for _, tt := range tests {

@@ -208,6 +208,7 @@ func (p *process) open(ctx context.Context, part *part, assent *assent) (closeAl
 	part.db = &database{Database: source, mapping: part.mapping, topics: kafka, store: store, assent: assent,
 		readTimeout: part.cfg.Backfill.StatementTimeout}
 	part.bridge = bridge.New(part.cfg.Bridge, part.cfg.Backfill, part.db, kafka, store, part.mapping, log, reg)
+	part.db.recognize = part.bridge.Recognize
 	return func() error { return errors.Join(kafka.Close(), store.Close()) }, nil
 }
 

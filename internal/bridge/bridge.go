@@ -33,6 +33,7 @@ type Bridge struct {
 	repairs  bool         // see Repair
 	repair   bool         // the next session does what Repair permits
 	slot     slotCache
+	unasked  bool // the last look at the topics had no answer; of recheckTopics
 }
 
 // New puts the rooms together. The store is the bridge's alone until Run returns.
@@ -142,6 +143,7 @@ func (b *Bridge) session(ctx context.Context, begun func()) (err error) {
 		return err
 	}
 	b.repair = false
+	b.adopts(false)
 	b.sink.Rebase(r.base)
 	begun()
 	b.phase(streaming, nil)
@@ -172,8 +174,14 @@ func (b *Bridge) bind(prepared *capture.Prepared) (was capture.Identity, err err
 		return was, err
 	}
 	changed, err := b.memory.register(b.mapping.Tables, prepared.Tables)
+	if err == nil {
+		err = b.memory.samePartitions(b.mapping.Tables)
+	}
 	if err != nil {
 		return was, fmt.Errorf("mapping against the state: %w", err)
+	}
+	if err := b.Recognize(prepared.Tables, prepared.Identity); err != nil {
+		return was, err
 	}
 	for _, c := range changed {
 		for _, text := range c.changes {

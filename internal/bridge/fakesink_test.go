@@ -32,6 +32,7 @@ type kafka struct {
 	ghosts []request
 	faults float64          // probability that a step dies
 	held   [2]chan struct{} // a topic's requests wait until it is closed; nil: they do not
+	unfit  error            // what is wrong with the topics
 	// unread has the next process die before it reads the topics, once.
 	unread bool
 	// lands, if it is there, says once which requests land before the process dies.
@@ -127,6 +128,12 @@ func (s *fakeSink) Fence(context.Context) error {
 }
 
 func (s *fakeSink) HeldUp() error { return nil }
+
+func (s *fakeSink) Recheck(context.Context) error {
+	s.k.mu.Lock()
+	defer s.k.mu.Unlock()
+	return s.k.unfit
+}
 
 func (s *fakeSink) Rebase(base capture.LSN) { s.base = base }
 

@@ -20,6 +20,7 @@ import (
 //	fences                  8 bytes: own fences since the ends of the topics were remembered, if any
 //	aggregate/NAME          JSON [registration]
 //	mark/ID/TOPIC/PARTITION 32 bytes: end, offset of the newest record, its ce_id
+//	former/ID               JSON list of transform.Former: sources that the topics had before
 //	import/ID               JSON [importRun]
 //	old/SEQUENCE            image that an aggregate had before its key was changed, see [states]
 //	newest, newest/window   how far the history goes that the state was made from, see [newest]

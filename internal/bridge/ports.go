@@ -87,10 +87,15 @@ type Sink interface {
 	// Newest returns the newest record of each partition of a topic, nil where
 	// there is none.
 	Newest(ctx context.Context, table *transform.Table, topic transform.Topic) ([]*transform.Stored, error)
+	// Recheck looks once whether the topics still have the partitions and settings
+	// that they need. Its error is one to refuse with, or says that they could not be
+	// asked. It may be called at any time.
+	Recheck(ctx context.Context) error
 	// HeldUp says what the sink waits for, nil if for nothing. Unlike the rest it may
 	// be called at any time.
 	HeldUp() error
-	// Rebase has all records from now on carry the base of their positions.
+	// Rebase has all records from now on carry the base of their positions. They
+	// also name the former sources that their table has when they are encoded.
 	Rebase(base capture.LSN)
 	// Encode builds the record batches of events, which must be those of whole
 	// changes. Calls are in the order of publication.

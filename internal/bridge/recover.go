@@ -19,6 +19,9 @@ const foldBatch = 10_000
 // remembered, fold latest, fold events, publish latest for what the events
 // moved, commit. The slot is taken by now and nothing has been read from it.
 func (b *Bridge) recover(ctx context.Context) error {
+	if err := b.recheckTopics(ctx); err != nil {
+		return err
+	}
 	if err := b.sink.Fence(ctx); err != nil {
 		return fmt.Errorf("fence former sessions: %w", err)
 	}
@@ -33,7 +36,8 @@ func (b *Bridge) recover(ctx context.Context) error {
 	}
 	b.sink.Rebase(base)
 	for i, t := range b.mapping.Tables {
-		f := &fold{b: b, table: t, tr: transform.New(b.mapping, b.identity), fences: fences, last: i == len(b.mapping.Tables)-1}
+		f := &fold{b: b, table: t, tr: transform.New(b.mapping, b.identity), fences: fences, last: i == len(b.mapping.Tables)-1,
+			origins: origins{own: transform.SourceOf(b.identity, t.Schema, t.Name)}}
 		if err := f.recover(ctx); err != nil {
 			return fmt.Errorf("recover %s: %w", t.Aggregate, err)
 		}
@@ -44,6 +48,11 @@ func (b *Bridge) recover(ctx context.Context) error {
 // recover folds both topics of the table into the state.
 func (f *fold) recover(ctx context.Context) error {
 	b, t := f.b, f.table
+	if t.Adopts {
+		if err := f.survey(ctx); err != nil {
+			return err
+		}
+	}
 	events, known, err := b.memory.marks(t, transform.Events)
 	if err != nil {
 		return err
@@ -128,6 +137,8 @@ type fold struct {
 	image  []byte      // scratch
 	base   capture.LSN // the highest that a record tells of
 	newest sighting    // of all records
+	// origins are the sources of the records.
+	origins origins
 	// rebuilt: the state was lost; moved: a session that it does not know of has
 	// been at the topics.
 	rebuilt, moved bool
@@ -198,6 +209,7 @@ func (f *fold) apply(s *transform.Stored) (bool, error) {
 	}
 	f.base = max(f.base, s.Base)
 	f.newest.see(s, f.table)
+	f.origins.meet(s)
 	moved, image, err := transform.Fold(&e, s, f.image[:0])
 	if err != nil {
 		return false, fmt.Errorf("partition %d, offset %d: %w", s.Partition, s.Offset, err)
@@ -230,7 +242,14 @@ func (f *fold) keep(e *transform.Event) {
 // the fold with the marks, and with what follows from it: once the marks are
 // remembered, nothing tells any more that there was something to fold.
 func (f *fold) finish(ctx context.Context, below []int64, marks []transform.Mark) error {
-	if err := f.republish(ctx, below, &marks); err != nil {
+	err := f.remember(marks)
+	if err == nil {
+		err = f.republish(ctx, below, &marks)
+	}
+	if err == nil {
+		err = f.remember(marks)
+	}
+	if err != nil {
 		f.b.store.Drop(f.batch)
 		return err
 	}

@@ -96,9 +96,10 @@ func (s *stream) run(stop context.Context) error {
 	defer stopTaking()
 	defer context.AfterFunc(stop, stopTaking)()
 
-	g.Go(func() error { return s.feed(taking) })     // ends with taking, or when the source breaks
-	g.Go(func() error { return s.backfill(taking) }) // ends with taking
-	g.Go(func() error {                              // ends with taking, one batch later
+	g.Go(func() error { return s.feed(taking) })          // ends with taking, or when the source breaks
+	g.Go(func() error { return s.b.watchTopics(taking) }) // ends with taking, or when a topic is wrong
+	g.Go(func() error { return s.backfill(taking) })      // ends with taking
+	g.Go(func() error {                                   // ends with taking, one batch later
 		defer close(s.filled)
 		return s.take(ctx, taking)
 	})

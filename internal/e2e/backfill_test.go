@@ -20,7 +20,10 @@ import (
 // command runs the program to its end and returns its exit code and output.
 func (r *rig) command(name string, args ...string) (code int, stdout, stderr string) {
 	r.tb.Helper()
-	path, err := binary()
+	path, err := r.program, error(nil)
+	if path == "" {
+		path, err = binary()
+	}
 	if err != nil {
 		r.tb.Fatal(err)
 	}
@@ -28,7 +31,7 @@ func (r *rig) command(name string, args ...string) (code int, stdout, stderr str
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, append([]string{name, "--config", filepath.Join(r.dir, "backstory.yaml")}, args...)...)
 	var out, errs bytes.Buffer
-	cmd.Dir, cmd.Stdout, cmd.Stderr = r.dir, &out, &errs
+	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.Env = r.dir, &out, &errs, append(os.Environ(), r.env...)
 	err = cmd.Run()
 	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
 		r.tb.Fatalf("%s %v: %v", name, args, err)

@@ -360,7 +360,7 @@ func badTopics() []badInput {
 	spoil, cure := edited("backstory.yaml",
 		func(r *rig) string { return "brokers: [" + r.brokers[0] + "]" }, text("brokers: ["+dead+"]"))
 	partitions := badInput{name: "topics with other partitions", running: true, code: refusedCode,
-		says: []string{".events: it has 6 partitions", "says 3", "set topics.partitions in the mapping"}}
+		says: []string{".events: it has 6 partitions", "says 3", "put topics.partitions of the mapping back"}}
 	partitions.spoil, partitions.cure = edited("products.yaml", text("partitions: 6"), text("partitions: 3"))
 	return []badInput{
 		{name: "Kafka that is not there", code: failedCode, spoil: spoil, cure: cure, flags: impatient,

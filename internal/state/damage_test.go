@@ -292,6 +292,51 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestAdopt binds a state to the server that its rows were moved to, and notes that its
+// positions are of another one, over a restart.
+func TestAdopt(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	open := func() *state.Store {
+		t.Helper()
+		s, err := state.Open(t.Context(), state.Config{Dir: dir}, slog.New(slog.DiscardHandler), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	rebound := func(s *state.Store) bool { _, ok := s.Meta(state.MetaRebound); return ok }
+	from := capture.Identity{System: 1, Timeline: 1, Database: "legacy"}
+	to := capture.Identity{System: 2, Timeline: 1, Database: "moved"}
+	s := open()
+	if err := s.Adopt(from); err != nil || rebound(s) || s.Elsewhere(from) {
+		t.Errorf("a new state: %v, rebound %t", err, rebound(s))
+	}
+	_, err := s.Bind(to)
+	if r := refusal(t, err, "moved"); !strings.Contains(r.Cure, "--adopt-topics") {
+		t.Errorf("moved: got %v", r)
+	}
+	if err := s.Adopt(from); err != nil || rebound(s) {
+		t.Errorf("its own server: %v, rebound %t", err, rebound(s))
+	}
+	if !s.Elsewhere(to) {
+		t.Error("the state is not known to be another server's")
+	}
+	if err := s.Adopt(to); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open()
+	defer s.Close()
+	if _, err := s.Bind(to); err != nil || !rebound(s) {
+		t.Errorf("after a restart: %v, rebound %t", err, rebound(s))
+	}
+	_, err = s.Bind(from)
+	refusal(t, err, "the former server")
+}
+
 // TestClosed sees that what must not be used any more says so.
 func TestClosed(t *testing.T) {
 	t.Parallel()

@@ -323,18 +323,33 @@ const MetaRebound = "state.rebound"
 // whether the history went on from there is for the caller to find out, who then
 // moves it by [Batch.Bind].
 func (s *Store) Bind(id capture.Identity) (capture.Identity, error) {
-	v, ok := s.Meta(identityName)
-	if !ok {
-		return id, s.setIdentity(id)
+	if _, ok := s.Meta(identityName); !ok {
+		return id, s.setIdentity(id, false)
 	}
-	if len(v) < identityFixed {
+	got, ok := s.identity()
+	if !ok {
 		return id, damaged(s.dir, identityName, 0, "the identity is cut off")
 	}
-	got := capture.Identity{System: le.Uint64(v), Timeline: int32(le.Uint32(v[8:])), Database: string(v[identityFixed:])}
 	if got.System != id.System || got.Database != id.Database {
 		return got, s.foreign(id, got)
 	}
 	return got, nil
+}
+
+// Elsewhere reports whether the store is tied to another cluster or database.
+func (s *Store) Elsewhere(id capture.Identity) bool {
+	got, ok := s.identity()
+	return ok && (got.System != id.System || got.Database != id.Database)
+}
+
+// identity is what the store is tied to; ok is false if it is to nothing, or that can't
+// be read.
+func (s *Store) identity() (id capture.Identity, ok bool) {
+	v, _ := s.Meta(identityName)
+	if len(v) < identityFixed {
+		return id, false
+	}
+	return capture.Identity{System: le.Uint64(v), Timeline: int32(le.Uint32(v[8:])), Database: string(v[identityFixed:])}, true
 }
 
 // identityFixed is the length of system and timeline, before the database's name.
@@ -346,10 +361,13 @@ func identityOf(id capture.Identity) []byte {
 	return append(v, id.Database...)
 }
 
-func (s *Store) setIdentity(id capture.Identity) error {
+func (s *Store) setIdentity(id capture.Identity, rebound bool) error {
 	b := &Batch{s: s}
 	b.buf = make([]byte, groupHeaderSize)
 	b.Bind(id)
+	if rebound {
+		b.SetMeta(MetaRebound, []byte{})
+	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	if err := s.commit(b); err != nil {
@@ -361,11 +379,26 @@ func (s *Store) setIdentity(id capture.Identity) error {
 // Bind ties the store to an identity, together with the rest of the batch.
 func (b *Batch) Bind(id capture.Identity) { b.SetMeta(identityName, identityOf(id)) }
 
+// Adopt ties the store to another cluster or database, to which the rows that it
+// tells of were moved. It sets MetaRebound: its positions are of the former one.
+func (s *Store) Adopt(id capture.Identity) error {
+	v, ok := s.Meta(identityName)
+	switch {
+	case ok && string(v) == string(identityOf(id)):
+		return nil
+	case ok && len(v) < identityFixed:
+		return damaged(s.dir, identityName, 0, "the identity is cut off")
+	}
+	return s.setIdentity(id, ok)
+}
+
 func (s *Store) foreign(id, got capture.Identity) error {
 	return &Refusal{
 		Thing:   "state directory " + s.dir,
 		Problem: fmt.Sprintf("it belongs to %s, not to %s", got, id),
-		Cure:    "point state.dir or source.dsn to the other, or give this source a directory, slot and topics of its own",
+		Cure: "point source.dsn or state.dir to the other, or give this source a directory, slot and topics of its own; " +
+			"if the database was moved or upgraded to a new server, stop what still writes to the former one and run " +
+			"`backstory backfill --reconcile --adopt-topics`: it binds the state to the new one, compares the tables with it and publishes the differences",
 	}
 }
 
