@@ -111,24 +111,17 @@ func (d *Database) connect(ctx context.Context, replication bool) (*pgconn.PgCon
 	return d.dial(ctx, forCatalog)
 }
 
-// dial opens a session for the given purpose.
+// dial opens a session for the given purpose, with the server of the bridge's
+// session if there is one.
 func (d *Database) dial(ctx context.Context, why purpose) (*pgconn.PgConn, error) {
-	return open(ctx, d.connConfig(why))
+	return d.open(ctx, d.connConfig(why), d.boundTo())
 }
 
 // dialReader opens a session whose statements may take so long.
 func (d *Database) dialReader(ctx context.Context, timeout time.Duration) (*pgconn.PgConn, error) {
 	cfg := d.connConfig(forCatalog)
 	cfg.RuntimeParams["statement_timeout"] = milliseconds(timeout)
-	return open(ctx, cfg)
-}
-
-func open(ctx context.Context, cfg *pgconn.Config) (*pgconn.PgConn, error) {
-	conn, err := pgconn.ConnectConfig(ctx, cfg)
-	if err != nil {
-		return nil, connectError(ctx, cfg, err)
-	}
-	return conn, nil
+	return d.open(ctx, cfg, d.boundTo())
 }
 
 // connConfig returns a copy of the parsed DSN with the settings of a purpose.
@@ -152,10 +145,18 @@ func milliseconds(d time.Duration) string {
 
 // connectError tells what cannot get better by waiting from what can.
 func connectError(ctx context.Context, cfg *pgconn.Config, err error) error {
-	server := net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port)))
+	server := hostOf(cfg)
 	step := fmt.Sprintf("connect to %s as %s", server, cfg.User)
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", step, context.Cause(ctx))
+	}
+	var stray *strayError
+	if errors.As(err, &stray) {
+		conn := &ConnError{Step: step, Err: oneLine(err)}
+		if !stray.moved {
+			conn.Cure = primaryCure
+		}
+		return conn
 	}
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
@@ -191,13 +192,31 @@ func rightCure(cfg *pgconn.Config) string {
 	return fmt.Sprintf("GRANT CONNECT ON DATABASE %s TO %s", quoteIdent(cfg.Database), quoteIdent(cfg.User))
 }
 
-// oneLine strips the driver's heading and line breaks from a connect error.
+// hostOf is the server that a configuration leads to, as host:port.
+func hostOf(cfg *pgconn.Config) string {
+	return net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port)))
+}
+
+// oneLine strips the driver's heading and line breaks from a connect error, and
+// what it puts before a reason of ours.
 func oneLine(err error) error {
 	var connect *pgconn.ConnectError
 	if errors.As(err, &connect) {
 		err = connect.Unwrap()
 	}
-	return &flatError{err: err}
+	tries, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return &flatError{err: err}
+	}
+	var reasons []error
+	for _, err := range tries.Unwrap() {
+		var stray *strayError
+		if errors.As(err, &stray) {
+			err = stray
+		}
+		reasons = append(reasons, err)
+	}
+	return &flatError{err: errors.Join(reasons...)}
 }
 
 // flatError prints an error of several lines as one, each different line once.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -21,10 +22,15 @@ type Database struct {
 	log         *slog.Logger
 	reg         prometheus.Registerer
 	conn        *pgconn.Config // parsed DSN with pinned settings
+	primary     bool           // a standby will not do
 	metrics     *slotMetrics
 	every       time.Duration // of watch
 	slotTimeout time.Duration
 	siblings    siblings
+
+	bound    atomic.Pointer[place] // the server of the session, where Prepare was; nil: any
+	lastHost atomic.Value          // string: host:port that was right the last time
+	noSystem atomic.Bool           // the role may not ask for the system identifier
 
 	mu       sync.Mutex
 	baseline *baseline // what Prepare found; nil before
@@ -56,7 +62,7 @@ func NewDatabase(cfg Config, tables []TableRef, log *slog.Logger, reg prometheus
 	}
 	d := &Database{
 		cfg: cfg, tables: tables, log: log.With("stage", "capture"), reg: reg,
-		conn: conn, metrics: newSlotMetrics(), every: watchInterval, slotTimeout: slotTimeout,
+		conn: conn, primary: demandsPrimary(sessionAttrs(cfg.DSN), conn.ValidateConnect != nil), metrics: newSlotMetrics(), every: watchInterval, slotTimeout: slotTimeout,
 	}
 	if err := d.metrics.register(reg); err != nil {
 		return nil, fmt.Errorf("register metrics of the slot: %w", err)

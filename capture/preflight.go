@@ -190,7 +190,7 @@ func (d *Database) survey(ctx context.Context, conn *pgconn.PgConn) (*survey, er
 		return nil, err
 	}
 	d.checkServer(s)
-	if err := d.checkReplication(ctx, s); err != nil {
+	if err := d.checkReplication(ctx, s, placeOf(conn)); err != nil {
 		return nil, err
 	}
 	d.checkSlot(s)
@@ -357,8 +357,9 @@ func (d *Database) checkRetention(s *survey) {
 }
 
 // checkReplication opens a replication session: only that shows whether the role
-// may stream, since managed servers grant it in ways of their own.
-func (d *Database) checkReplication(ctx context.Context, s *survey) error {
+// may stream, since managed servers grant it in ways of their own. It is one with
+// the server whose catalog was read.
+func (d *Database) checkReplication(ctx context.Context, s *survey, here place) error {
 	r, f := &s.report, &s.server
 	if f.sendersUsed+s.siblingsAsleep >= f.senders {
 		r.fail("max_wal_senders", fmt.Sprintf("ALTER SYSTEM SET max_wal_senders = %d; then restart the server", f.sendersUsed+s.siblingsAsleep+4),
@@ -366,7 +367,7 @@ func (d *Database) checkReplication(ctx context.Context, s *survey) error {
 		return nil
 	}
 	r.ok("max_wal_senders", "%d of %d are in use", f.sendersUsed, f.senders)
-	conn, err := d.connect(ctx, true)
+	conn, err := d.open(ctx, d.connConfig(forStreaming), here)
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
 		r.fail("role "+f.role+", replication", refusal.Cure, "%s", refusal.Problem)
