@@ -177,18 +177,22 @@ func noneOf(errs []error) error {
 	}
 	all := &ConnError{Step: "connect to one of the hosts"}
 	passing := false
-	for i, err := range errs {
+	var reasons []error
+	for _, err := range errs {
 		var conn *ConnError
 		if errors.As(err, &conn) {
 			passing = true
 			all.Cure = cmp.Or(all.Cure, conn.Cure)
-			errs[i] = &ConnError{Step: conn.Step, Err: conn.Err} // the cure is said once
+			err = &ConnError{Step: conn.Step, Err: conn.Err} // the cure is said once
+		} else {
+			err = errors.New(err.Error()) // and is no refusal as long as another host may do
 		}
+		reasons = append(reasons, err)
 	}
 	if !passing {
 		return errors.Join(errs...)
 	}
-	all.Err = &flatError{errors.Join(errs...)}
+	all.Err = &flatError{errors.Join(reasons...)}
 	return all
 }
 

@@ -119,7 +119,7 @@ func (d *Database) establish(ctx context.Context, conn *pgconn.PgConn, s *survey
 		}
 	}()
 	if !s.slot.Exists {
-		if err = d.createSlot(ctx, conn); err != nil {
+		if err = d.createSlot(ctx, conn, d.wantsFailover(s.major) && !s.server.standby); err != nil {
 			return nil, err
 		}
 		created = true

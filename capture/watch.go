@@ -94,7 +94,7 @@ func (d *Database) recheck(ctx context.Context, conn *pgconn.PgConn) error {
 	if err := s.readTables(ctx, conn, d.tables); err != nil {
 		return err
 	}
-	errs := append(d.slotDifferences(&slot, was), d.publicationDifferences(publication, was, serverMajor(conn))...)
+	errs := append(d.slotDifferences(&slot, was, serverMajor(conn)), d.publicationDifferences(publication, was, serverMajor(conn))...)
 	for i, t := range s.tables {
 		errs = append(errs, d.tableDifferences(t, was.tables[i].Relation, publication)...)
 	}
@@ -122,7 +122,7 @@ func (d *Database) recheckCluster(ctx context.Context, conn *pgconn.PgConn, was 
 }
 
 // slotDifferences says what has become of the slot.
-func (d *Database) slotDifferences(slot *SlotStatus, was *baseline) []error {
+func (d *Database) slotDifferences(slot *SlotStatus, was *baseline, major int) []error {
 	thing := "slot " + slot.Name
 	switch {
 	case !slot.Exists:
@@ -131,6 +131,8 @@ func (d *Database) slotDifferences(slot *SlotStatus, was *baseline) []error {
 		return []error{&Refusal{Thing: thing, Problem: lostProblem(slot), Cure: repairCure}}
 	case slot.Plugin != outputPlugin || slot.Database != was.identity.Database:
 		return []error{&Refusal{Thing: thing, Problem: "it was replaced by another one", Cure: "set source.slot to a new name; then " + repairCure}}
+	case slot.TwoPhase:
+		return []error{twoPhaseRefusal(slot.Name, major)}
 	}
 	return nil
 }

@@ -45,6 +45,9 @@ type sourceConfig struct {
 	// DSNFile has the connection string on its first line, so that the password
 	// is in no environment and no list of processes.
 	DSNFile string `yaml:"dsn_file"`
+
+	// StandbyDSNFile is the same for the standby's connection string.
+	StandbyDSNFile string `yaml:"standby_dsn_file"`
 }
 
 // logConfig says what the log on standard error is like.
@@ -91,21 +94,29 @@ func changed(flags *pflag.FlagSet, name string) bool {
 	return flags != nil && flags.Changed(name)
 }
 
-// readDSN takes the connection string from its file.
+// readDSN takes the connection strings from their files.
 func (c *Config) readDSN() error {
+	return errors.Join(
+		fromFile("source.dsn", &c.Source.DSN, c.Source.DSNFile),
+		fromFile("source.standby_dsn", &c.Source.StandbyDSN, c.Source.StandbyDSNFile),
+	)
+}
+
+// fromFile sets a connection string to the content of its file, if it has one.
+func fromFile(key string, dsn *string, file string) error {
 	switch {
-	case c.Source.DSNFile == "":
+	case file == "":
 		return nil
-	case c.Source.DSN != "":
-		return errors.New("source.dsn, source.dsn_file: one of the two")
+	case *dsn != "":
+		return fmt.Errorf("%s, %s_file: one of the two", key, key)
 	}
-	content, err := os.ReadFile(c.Source.DSNFile)
+	content, err := os.ReadFile(file)
 	if err != nil {
-		return fmt.Errorf("source.dsn_file: %w", err)
+		return fmt.Errorf("%s_file: %w", key, err)
 	}
-	c.Source.DSN = strings.TrimSpace(string(content))
-	if c.Source.DSN == "" {
-		return fmt.Errorf("source.dsn_file: %s is empty; write the connection string into it", c.Source.DSNFile)
+	*dsn = strings.TrimSpace(string(content))
+	if *dsn == "" {
+		return fmt.Errorf("%s_file: %s is empty; write the connection string into it", key, file)
 	}
 	return nil
 }
