@@ -13,6 +13,11 @@ type Config struct {
 	// The role needs REPLICATION and SELECT on the mapped tables. No default.
 	DSN string `yaml:"dsn" mapstructure:"dsn"`
 
+	// ReadDSN returns the connection string of now, where that may change while the
+	// program runs: a file in which somebody changes the password. It is called for
+	// each connection. Nil: DSN stays.
+	ReadDSN func() (string, error) `yaml:"-" mapstructure:"-"`
+
 	// Slot names the logical replication slot: 1 to 63 of a–z, 0–9 and _.
 	// Default "backstory".
 	Slot string `yaml:"slot" mapstructure:"slot"`

@@ -21,8 +21,7 @@ type Database struct {
 	tables      []TableRef
 	log         *slog.Logger
 	reg         prometheus.Registerer
-	conn        *pgconn.Config // parsed DSN with pinned settings
-	primary     bool           // a standby will not do
+	conn        *pgconn.Config // the DSN of the start, parsed
 	metrics     *slotMetrics
 	every       time.Duration // of watch
 	slotTimeout time.Duration
@@ -62,7 +61,7 @@ func NewDatabase(cfg Config, tables []TableRef, log *slog.Logger, reg prometheus
 	}
 	d := &Database{
 		cfg: cfg, tables: tables, log: log.With("stage", "capture"), reg: reg,
-		conn: conn, primary: demandsPrimary(sessionAttrs(cfg.DSN), conn.ValidateConnect != nil), metrics: newSlotMetrics(), every: watchInterval, slotTimeout: slotTimeout,
+		conn: conn, metrics: newSlotMetrics(), every: watchInterval, slotTimeout: slotTimeout,
 	}
 	if err := d.metrics.register(reg); err != nil {
 		return nil, fmt.Errorf("register metrics of the slot: %w", err)

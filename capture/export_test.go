@@ -54,5 +54,9 @@ func DemandsPrimary(t *testing.T, dsn string) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d.primary
+	to, err := d.destination(forCatalog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to.primary
 }

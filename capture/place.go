@@ -101,21 +101,22 @@ func (d *Database) boundTo() place {
 // open opens a session with a server that is no standby, unless the DSN permits
 // one, and that does not differ from the wanted one. Of several hosts it tries
 // first the one that was right the last time.
-func (d *Database) open(ctx context.Context, cfg *pgconn.Config, want place) (*pgconn.PgConn, error) {
-	given := cfg.ValidateConnect
-	cfg.ValidateConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
-		if err := d.checkPlace(ctx, conn, want); err != nil {
+func (d *Database) open(ctx context.Context, to destination, want place) (*pgconn.PgConn, error) {
+	given := to.ValidateConnect
+	to.ValidateConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
+		if err := d.checkPlace(ctx, conn, to.primary, want); err != nil {
 			return err
 		}
-		if given == nil || d.primary {
+		if given == nil || to.primary {
 			return nil
 		}
 		return given(ctx, conn)
 	}
-	hosts := []*pgconn.Config{cfg} // the driver chooses among them by its own rules
-	if d.primary {
-		hosts = d.lastFirst(eachHost(cfg))
+	hosts := []*pgconn.Config{to.Config} // the driver chooses among them by its own rules
+	if to.primary {
+		hosts = d.lastFirst(eachHost(to.Config))
 	}
+	letIn := d.preparedOnce()
 	var errs []error
 	for _, host := range hosts {
 		conn, err := pgconn.ConnectConfig(ctx, host)
@@ -123,13 +124,21 @@ func (d *Database) open(ctx context.Context, cfg *pgconn.Config, want place) (*p
 			d.lastHost.Store(hostOf(host))
 			return conn, nil
 		}
-		err = connectError(ctx, host, err)
+		err = connectError(ctx, host, letIn, err)
 		if ctx.Err() != nil {
 			return nil, err
 		}
 		errs = append(errs, err)
 	}
 	return nil, noneOf(errs)
+}
+
+// preparedOnce reports whether a Prepare has succeeded, and so the role was let in for
+// all purposes.
+func (d *Database) preparedOnce() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.baseline != nil
 }
 
 // eachHost divides a configuration by server. The driver's fallbacks of one
@@ -198,7 +207,7 @@ func noneOf(errs []error) error {
 
 // checkPlace asks the server where it is, in one statement of the simple protocol,
 // since a walsender knows no other.
-func (d *Database) checkPlace(ctx context.Context, conn *pgconn.PgConn, want place) error {
+func (d *Database) checkPlace(ctx context.Context, conn *pgconn.PgConn, primary bool, want place) error {
 	if serverMajor(conn) < oldestMajor {
 		return nil // the preflight refuses it
 	}
@@ -209,7 +218,7 @@ func (d *Database) checkPlace(ctx context.Context, conn *pgconn.PgConn, want pla
 	conn.CustomData()[placeKey] = here
 	stray := &strayError{addr: conn.Conn().RemoteAddr().String()}
 	switch difference := here.differs(want); {
-	case here.standby && d.primary:
+	case here.standby && primary:
 		stray.problem = "is a standby"
 	case difference != "":
 		stray.problem, stray.moved = difference+", as the session's server", true

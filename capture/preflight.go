@@ -387,7 +387,7 @@ func (d *Database) checkReplication(ctx context.Context, s *survey, here place) 
 		return nil
 	}
 	r.ok("max_wal_senders", "%d of %d are in use", f.sendersUsed, f.senders)
-	conn, err := d.open(ctx, d.connConfig(forStreaming), here)
+	conn, err := d.dialAt(ctx, forStreaming, here)
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
 		r.fail("role "+f.role+", replication", refusal.Cure, "%s", refusal.Problem)

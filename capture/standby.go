@@ -51,7 +51,7 @@ func (d *Database) askStandby(ctx context.Context) (*standbyFacts, error) {
 	}
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return nil, connectError(ctx, cfg, err)
+		return nil, connectError(ctx, cfg, false, err)
 	}
 	defer closeConn(ctx, conn)
 	f := &standbyFacts{major: serverMajor(conn)}

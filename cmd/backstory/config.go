@@ -94,31 +94,42 @@ func changed(flags *pflag.FlagSet, name string) bool {
 	return flags != nil && flags.Changed(name)
 }
 
-// readDSN takes the connection strings from their files.
+// readDSN takes the connection strings from their files. That of the source is read
+// again for each connection, since somebody may change the password in it.
 func (c *Config) readDSN() error {
-	return errors.Join(
+	errs := []error{
 		fromFile("source.dsn", &c.Source.DSN, c.Source.DSNFile),
 		fromFile("source.standby_dsn", &c.Source.StandbyDSN, c.Source.StandbyDSNFile),
-	)
+	}
+	if file := c.Source.DSNFile; file != "" {
+		c.Source.ReadDSN = func() (string, error) { return readDSNFile("source.dsn", file) }
+	}
+	return errors.Join(errs...)
 }
 
 // fromFile sets a connection string to the content of its file, if it has one.
-func fromFile(key string, dsn *string, file string) error {
+func fromFile(key string, dsn *string, file string) (err error) {
 	switch {
 	case file == "":
 		return nil
 	case *dsn != "":
 		return fmt.Errorf("%s, %s_file: one of the two", key, key)
 	}
+	*dsn, err = readDSNFile(key, file)
+	return err
+}
+
+// readDSNFile reads the connection string of a key from a file.
+func readDSNFile(key, file string) (string, error) {
 	content, err := os.ReadFile(file)
 	if err != nil {
-		return fmt.Errorf("%s_file: %w", key, err)
+		return "", fmt.Errorf("%s_file: %w", key, err)
 	}
-	*dsn = strings.TrimSpace(string(content))
-	if *dsn == "" {
-		return fmt.Errorf("%s_file: %s is empty; write the connection string into it", key, file)
+	dsn := strings.TrimSpace(string(content))
+	if dsn == "" {
+		return "", fmt.Errorf("%s_file: %s is empty; write the connection string into it", key, file)
 	}
-	return nil
+	return dsn, nil
 }
 
 // notOurs reports whether a variable with our prefix is no setting: those of

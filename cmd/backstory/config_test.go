@@ -168,6 +168,11 @@ func TestConnectionStringFromAFile(t *testing.T) {
 	if got, want := cfg.Mapping, filepath.Join(dir, "products.yaml"); got != want {
 		t.Errorf("mapping: got %s, want %s", got, want)
 	}
+	write(t, secret, "postgres://u:other@db/legacy\n")
+	if dsn, err := cfg.forSlot(2).Source.ReadDSN(); err != nil || dsn != "postgres://u:other@db/legacy" {
+		t.Errorf("read again: got %q and %v, want the content of now", dsn, err)
+	}
+	write(t, secret, "postgres://u:pw@db/legacy\n")
 	write(t, config, "source: {dsn_file: "+secret+", standby_dsn_file: "+secret+"}\n")
 	if cfg, err := loadConfig(config, nil); err != nil || cfg.Source.StandbyDSN != "postgres://u:pw@db/legacy" {
 		t.Errorf("standby: got %v and %v, want the content of the file", cfg, err)
