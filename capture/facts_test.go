@@ -1,6 +1,15 @@
 package capture
 
-import "testing"
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
 
 // From 19 on the first logical slot raises the level of a server that is at
 // replica. No build of 19 is served yet: the facts are made up.
@@ -73,6 +82,44 @@ func TestFailoverChecks(t *testing.T) {
 		for i := range got {
 			if got[i] != tt.want[i] {
 				t.Errorf("%s: got %+v, want levels %v", tt.name, s.report.Findings, tt.want)
+			}
+		}
+	}
+}
+
+// A slot that cannot be altered ends nothing but what was asked for by on.
+func TestSlotNotAltered(t *testing.T) {
+	t.Parallel()
+	refused := fmt.Errorf("step: %w", &pgconn.PgError{Code: "0A000", Message: "cannot enable failover"})
+	tests := []struct {
+		name, failover string
+		err            error
+		want           string // of a refusal; "-": the error as it is; empty: a warning
+	}{
+		{name: "auto", failover: failoverAuto, err: refused},
+		{name: "on", failover: failoverOn, err: refused, want: "slot s: source.failover is on, and the server does not let standbys copy it: cannot enable failover; cure: "},
+		{name: "auto, taken by another", failover: failoverAuto, err: &pgconn.PgError{Code: codeObjectInUse}, want: "-"},
+		{name: "on, taken by another", failover: failoverOn, err: &pgconn.PgError{Code: codeObjectInUse}, want: "-"},
+		{name: "on, connection lost", failover: failoverOn, err: &ConnError{Step: "step", Err: errors.New("gone")}, want: "-"},
+		{name: "on, server stops", failover: failoverOn, err: &pgconn.PgError{Code: "57P01"}, want: "-"},
+	}
+	for _, tt := range tests {
+		var log bytes.Buffer
+		d := &Database{cfg: Config{Slot: "s", Failover: tt.failover}, log: slog.New(slog.NewTextHandler(&log, nil))}
+		err := d.notAltered(tt.err)
+		var refusal *Refusal
+		switch tt.want {
+		case "":
+			if err != nil || !strings.Contains(log.String(), "level=WARN") {
+				t.Errorf("%s: got %v and log %q, want a warning", tt.name, err, log.String())
+			}
+		case "-":
+			if !errors.Is(err, tt.err) || errors.As(err, &refusal) || log.Len() > 0 {
+				t.Errorf("%s: got %v and log %q, want the error", tt.name, err, log.String())
+			}
+		default:
+			if !errors.As(err, &refusal) || !strings.HasPrefix(err.Error(), tt.want) {
+				t.Errorf("%s: got %v, want a refusal %q", tt.name, err, tt.want)
 			}
 		}
 	}

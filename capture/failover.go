@@ -33,20 +33,28 @@ func (d *Database) offerFailover(ctx context.Context, conn *pgconn.PgConn) error
 	bounded, cancel := context.WithTimeout(ctx, alterTimeout)
 	defer cancel()
 	err = exec(bounded, conn, step, alterFailoverSQL(d.cfg.Slot))
-	var pg *pgconn.PgError
 	switch {
 	case err == nil:
 		d.log.Info("slot altered: standbys that synchronize slots copy it")
+		return nil
 	case bounded.Err() != nil && ctx.Err() == nil: // and the session is over with it
 		return &ConnError{Step: step, Err: errors.New("another session was faster to take it")}
-	case lost(err) || !errors.As(err, &pg) || pg.Code == codeObjectInUse:
+	}
+	return d.notAltered(err)
+}
+
+// notAltered says what it means that the slot could not be altered: nothing to the
+// stream, but to who has asked for it.
+func (d *Database) notAltered(err error) error {
+	code := sqlState(err)
+	switch {
+	case code == "", code == codeObjectInUse, lost(err):
 		return err
 	case d.cfg.Failover == failoverOn:
-		return &Refusal{Thing: "slot " + d.cfg.Slot, Problem: "source.failover is on, and standbys cannot be let copy it: " + serverText(err),
+		return &Refusal{Thing: "slot " + d.cfg.Slot, Problem: "source.failover is on, and the server does not let standbys copy it: " + serverText(err),
 			Cure: "do as the server says, or set source.failover: auto"}
-	default:
-		d.log.Warn("standbys do not copy the slot: after a fail-over it will be missing", "err", serverText(err))
 	}
+	d.log.Warn("standbys do not copy the slot: after a fail-over it will be missing", "err", serverText(err))
 	return nil
 }
 

@@ -87,6 +87,10 @@ func demandsPrimary(attrs string, given bool) bool {
 // called at the beginning of a session.
 func (d *Database) Unbind() { d.bound.Store(nil) }
 
+// Bind lets the following connections only reach the server that Doctor reported, for
+// who needs no Prepare.
+func (d *Database) Bind(to Identity) { d.bind(to.place()) }
+
 // bind lets the following connections only reach the given server.
 func (d *Database) bind(to place) { d.bound.Store(&to) }
 
