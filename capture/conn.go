@@ -111,30 +111,52 @@ func (d *Database) connect(ctx context.Context, replication bool) (*pgconn.PgCon
 	return d.dial(ctx, forCatalog)
 }
 
-// dial opens a session for the given purpose.
+// dial opens a session for the given purpose, with the server of the bridge's
+// session if there is one.
 func (d *Database) dial(ctx context.Context, why purpose) (*pgconn.PgConn, error) {
-	return open(ctx, d.connConfig(why))
+	return d.dialAt(ctx, why, d.boundTo())
+}
+
+// dialAt is dial with the server that is wanted.
+func (d *Database) dialAt(ctx context.Context, why purpose, want place) (*pgconn.PgConn, error) {
+	to, err := d.destination(why)
+	if err != nil {
+		return nil, err
+	}
+	return d.open(ctx, to, want)
 }
 
 // dialReader opens a session whose statements may take so long.
 func (d *Database) dialReader(ctx context.Context, timeout time.Duration) (*pgconn.PgConn, error) {
-	cfg := d.connConfig(forCatalog)
-	cfg.RuntimeParams["statement_timeout"] = milliseconds(timeout)
-	return open(ctx, cfg)
-}
-
-func open(ctx context.Context, cfg *pgconn.Config) (*pgconn.PgConn, error) {
-	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	to, err := d.destination(forCatalog)
 	if err != nil {
-		return nil, connectError(ctx, cfg, err)
+		return nil, err
 	}
-	return conn, nil
+	to.RuntimeParams["statement_timeout"] = milliseconds(timeout)
+	return d.open(ctx, to, d.boundTo())
 }
 
-// connConfig returns a copy of the parsed DSN with the settings of a purpose.
+// destination is where a connection leads to, and whether a standby will not do.
+type destination struct {
+	*pgconn.Config
+	primary bool
+}
+
+// destination parses the connection string as it is now, with the settings of a
+// purpose: files that it names, of passwords and certificates, are read each time.
 // The walsender measures no statements; its session has no timeouts.
-func (d *Database) connConfig(why purpose) *pgconn.Config {
-	cfg := d.conn.Copy()
+func (d *Database) destination(why purpose) (destination, error) {
+	dsn := d.cfg.DSN
+	if d.cfg.ReadDSN != nil {
+		var err error
+		if dsn, err = d.cfg.ReadDSN(); err != nil {
+			return destination{}, &ConnError{Step: "read the connection string", Err: err}
+		}
+	}
+	cfg, err := parseDSN(dsn)
+	if err != nil { // it was right at the start, and may be half written now
+		return destination{}, &ConnError{Step: "read the connection string", Err: errors.New(err.Error())}
+	}
 	statement, lock, idle := catalogTimeout, lockTimeout, idleInTxTimeout
 	if why == forStreaming {
 		statement, lock, idle = 0, 0, 0
@@ -143,25 +165,36 @@ func (d *Database) connConfig(why purpose) *pgconn.Config {
 	cfg.RuntimeParams["statement_timeout"] = milliseconds(statement)
 	cfg.RuntimeParams["lock_timeout"] = milliseconds(lock)
 	cfg.RuntimeParams["idle_in_transaction_session_timeout"] = milliseconds(idle)
-	return cfg
+	return destination{cfg, demandsPrimary(sessionAttrs(dsn), cfg.ValidateConnect != nil)}, nil
 }
 
 func milliseconds(d time.Duration) string {
 	return strconv.FormatInt(d.Milliseconds(), 10)
 }
 
-// connectError tells what cannot get better by waiting from what can.
-func connectError(ctx context.Context, cfg *pgconn.Config, err error) error {
-	server := net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port)))
+// connectError tells what cannot get better by waiting from what can. A role that
+// was let in before is perhaps given another password just now.
+func connectError(ctx context.Context, cfg *pgconn.Config, letIn bool, err error) error {
+	server := hostOf(cfg)
 	step := fmt.Sprintf("connect to %s as %s", server, cfg.User)
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", step, context.Cause(ctx))
+	}
+	var stray *strayError
+	if errors.As(err, &stray) {
+		conn := &ConnError{Step: step, Err: oneLine(err)}
+		if !stray.moved {
+			conn.Cure = primaryCure
+		}
+		return conn
 	}
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
 		return &ConnError{Step: step, Err: oneLine(err)}
 	}
 	switch {
+	case strings.HasPrefix(pg.Code, "28") && letIn:
+		return &ConnError{Step: step, Err: errors.New(pg.Message), Cure: loginCure(cfg)}
 	case strings.HasPrefix(pg.Code, "28"):
 		return &Refusal{Thing: "server " + server, Problem: pg.Message, Cure: loginCure(cfg)}
 	case pg.Code == codeNoDatabase:
@@ -191,13 +224,31 @@ func rightCure(cfg *pgconn.Config) string {
 	return fmt.Sprintf("GRANT CONNECT ON DATABASE %s TO %s", quoteIdent(cfg.Database), quoteIdent(cfg.User))
 }
 
-// oneLine strips the driver's heading and line breaks from a connect error.
+// hostOf is the server that a configuration leads to, as host:port.
+func hostOf(cfg *pgconn.Config) string {
+	return net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port)))
+}
+
+// oneLine strips the driver's heading and line breaks from a connect error, and
+// what it puts before a reason of ours.
 func oneLine(err error) error {
 	var connect *pgconn.ConnectError
 	if errors.As(err, &connect) {
 		err = connect.Unwrap()
 	}
-	return &flatError{err: err}
+	tries, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return &flatError{err: err}
+	}
+	var reasons []error
+	for _, err := range tries.Unwrap() {
+		var stray *strayError
+		if errors.As(err, &stray) {
+			err = stray
+		}
+		reasons = append(reasons, err)
+	}
+	return &flatError{err: errors.Join(reasons...)}
 }
 
 // flatError prints an error of several lines as one, each different line once.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -20,11 +21,15 @@ type Database struct {
 	tables      []TableRef
 	log         *slog.Logger
 	reg         prometheus.Registerer
-	conn        *pgconn.Config // parsed DSN with pinned settings
+	conn        *pgconn.Config // the DSN of the start, parsed
 	metrics     *slotMetrics
 	every       time.Duration // of watch
 	slotTimeout time.Duration
 	siblings    siblings
+
+	bound    atomic.Pointer[place] // the server of the session, where Prepare was; nil: any
+	lastHost atomic.Value          // string: host:port that was right the last time
+	noSystem atomic.Bool           // the role may not ask for the system identifier
 
 	mu       sync.Mutex
 	baseline *baseline // what Prepare found; nil before

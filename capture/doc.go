@@ -35,6 +35,12 @@
 //   - Chunks in a row hand out each row that keeps its key all the time exactly once,
 //     whatever type and collation the key has.
 //
+// Of connections:
+//
+//   - A standby is a [*ConnError], unless the DSN's target_session_attrs permits one.
+//   - After Prepare, and until [Database.Unbind], every connection reaches the system
+//     and the timeline of [Prepared.Identity], or fails with a *ConnError.
+//
 // Of the preflight:
 //
 //   - A set-up that makes the application's UPDATE or DELETE fail is refused before

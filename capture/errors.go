@@ -45,10 +45,17 @@ func (e *UsageError) Usage() bool { return true }
 type ConnError struct {
 	Step string // what was going on: "connect to 127.0.0.1:5432"
 	Err  error
+	Cure string // what to do if it stays; empty where that is plain
 }
 
-// Error reads "step: cause".
-func (e *ConnError) Error() string { return e.Step + ": " + e.Err.Error() }
+// Error reads "step: cause", with "; cure: …" where there is one.
+func (e *ConnError) Error() string {
+	text := e.Step + ": " + e.Err.Error()
+	if e.Cure != "" {
+		text += "; cure: " + e.Cure
+	}
+	return text
+}
 
 // Unwrap returns the cause.
 func (e *ConnError) Unwrap() error { return e.Err }

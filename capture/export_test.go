@@ -1,6 +1,12 @@
 package capture
 
-import "context"
+import (
+	"context"
+	"log/slog"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
 
 // Recheck is one round of the watch.
 func (d *Database) Recheck(ctx context.Context) error {
@@ -33,3 +39,24 @@ func (d *Database) StreamingSettings(ctx context.Context) (map[string]string, er
 
 // Pinned are the settings that both kinds of session have to have.
 func Pinned() map[string]string { return pinned }
+
+// RecheckAt compares the server of an open session with an identity.
+func (d *Database) RecheckAt(ctx context.Context, conn *pgconn.PgConn, was Identity) error {
+	return d.recheckCluster(ctx, conn, &baseline{identity: was})
+}
+
+// DemandsPrimary reports whether a standby will not do for a DSN.
+func DemandsPrimary(t *testing.T, dsn string) bool {
+	t.Helper()
+	cfg := DefaultConfig()
+	cfg.DSN = dsn
+	d, err := NewDatabase(cfg, nil, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := d.destination(forCatalog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to.primary
+}

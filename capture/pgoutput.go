@@ -20,6 +20,13 @@ const (
 	msgTruncate    = 'T'
 	msgMessage     = 'M'
 	msgStreamAbort = 'A'
+
+	// What a slot with two_phase sends, whatever version of the protocol was asked for.
+	msgBeginPrepare     = 'b'
+	msgPrepare          = 'P'
+	msgCommitPrepared   = 'K'
+	msgRollbackPrepared = 'r'
+	msgStreamPrepare    = 'p'
 )
 
 // The parts of a row message.
@@ -44,6 +51,7 @@ const postgresEpoch = 946_684_800_000_000
 var (
 	errShort    = errors.New("message ends early")
 	errTrailing = errors.New("message has bytes behind its end")
+	errTwoPhase = errors.New("it is of a prepared transaction")
 	errBinary   = errors.New("column is in binary format, which was not asked for")
 )
 

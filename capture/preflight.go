@@ -139,6 +139,7 @@ type survey struct {
 	tables      []*tableFacts // in the order of Database.tables
 	publication *publicationFacts
 	slot        SlotStatus
+	failover    failoverFacts
 	report      Report
 
 	siblingsToMake int      // slots of the process's other bridges that are not there yet
@@ -150,8 +151,9 @@ type survey struct {
 type serverFacts struct {
 	version      int // server_version_num
 	walLevel     string
-	slots        int // max_replication_slots
-	senders      int // max_wal_senders
+	effective    string // effective_wal_level; empty before 19
+	slots        int    // max_replication_slots
+	senders      int    // max_wal_senders
 	slotsUsed    int
 	sendersUsed  int
 	standby      bool
@@ -180,6 +182,9 @@ func (d *Database) survey(ctx context.Context, conn *pgconn.PgConn) (*survey, er
 	if s.slot, err = d.readSlot(ctx, conn); err != nil { // first: baseline.at must not be above the tables
 		return nil, err
 	}
+	if err := s.failover.read(ctx, conn); err != nil {
+		return nil, err
+	}
 	if err := d.readSiblings(ctx, conn, s); err != nil {
 		return nil, err
 	}
@@ -190,10 +195,11 @@ func (d *Database) survey(ctx context.Context, conn *pgconn.PgConn) (*survey, er
 		return nil, err
 	}
 	d.checkServer(s)
-	if err := d.checkReplication(ctx, s); err != nil {
+	if err := d.checkReplication(ctx, s, placeOf(conn)); err != nil {
 		return nil, err
 	}
 	d.checkSlot(s)
+	d.checkFailover(s)
 	d.checkLeftSlots(s)
 	d.checkPublication(s)
 	for _, t := range s.tables {
@@ -234,7 +240,8 @@ SELECT current_setting('server_version_num'), current_setting('wal_level'),
        pg_is_in_recovery(), has_database_privilege(current_database(), 'CREATE'), current_database(),
        current_user, current_setting('server_encoding'),
        coalesce(current_setting('max_slot_wal_keep_size', true), ''),
-       coalesce(current_setting('idle_replication_slot_timeout', true), '')`)
+       coalesce(current_setting('idle_replication_slot_timeout', true), ''),
+       coalesce(current_setting('effective_wal_level', true), '')`)
 	if err != nil {
 		return err
 	}
@@ -249,6 +256,7 @@ SELECT current_setting('server_version_num'), current_setting('wal_level'),
 	}
 	f.walLevel, f.standby, f.mayCreate = row[1], row[6] == "t", row[7] == "t"
 	f.database, f.role, f.encoding, f.keepSize, f.idleTimeout = row[8], row[9], row[10], row[11], row[12]
+	f.effective = row[13]
 	return f.readWriters(ctx, conn)
 }
 
@@ -276,6 +284,8 @@ SELECT 'p', quote_literal(gid) || ' of ' || owner || ' in database ' || database
 const (
 	oldestMajor = 10
 	newestMajor = 18
+
+	versionEffectiveLevel = 19 // effective_wal_level: the first logical slot raises it
 )
 
 // checkServer judges version, settings and rights.
@@ -294,11 +304,7 @@ func (d *Database) checkServer(s *survey) {
 		r.warn("server version", "do not TRUNCATE mapped tables, or upgrade; a backfill finds the deleted rows",
 			"Postgres 10 does not replicate TRUNCATE")
 	}
-	if f.walLevel == "logical" {
-		r.ok("wal_level", "logical")
-	} else {
-		r.fail("wal_level", "ALTER SYSTEM SET wal_level = 'logical'; then restart the server", "%s", f.walLevel)
-	}
+	s.checkWALLevel()
 	d.checkStandby(s)
 	s.checkEncoding()
 	if s.publication.oid == 0 && d.cfg.Create && !f.mayCreate {
@@ -323,6 +329,20 @@ func (s *survey) checkEncoding() {
 			"the database is SQL_ASCII and does not know what its bytes mean: they are taken for UTF-8, and a captured text that is not stops the bridge")
 	default:
 		s.report.ok("encoding", "%s; a captured text with a byte that is no character of it stops the bridge: then %s", c.name, replace)
+	}
+}
+
+// checkWALLevel judges whether WAL has what decoding needs. From 19 on the first
+// logical slot raises the level of a server that is at replica.
+func (s *survey) checkWALLevel() {
+	r, f := &s.report, &s.server
+	switch {
+	case f.walLevel == "logical", f.effective == "logical":
+		r.ok("wal_level", "logical")
+	case s.major >= versionEffectiveLevel && f.walLevel == "replica":
+		r.ok("wal_level", "replica; it will be raised to logical when the slot is made")
+	default:
+		r.fail("wal_level", "ALTER SYSTEM SET wal_level = 'logical'; then restart the server", "%s", f.walLevel)
 	}
 }
 
@@ -357,8 +377,9 @@ func (d *Database) checkRetention(s *survey) {
 }
 
 // checkReplication opens a replication session: only that shows whether the role
-// may stream, since managed servers grant it in ways of their own.
-func (d *Database) checkReplication(ctx context.Context, s *survey) error {
+// may stream, since managed servers grant it in ways of their own. It is one with
+// the server whose catalog was read.
+func (d *Database) checkReplication(ctx context.Context, s *survey, here place) error {
 	r, f := &s.report, &s.server
 	if f.sendersUsed+s.siblingsAsleep >= f.senders {
 		r.fail("max_wal_senders", fmt.Sprintf("ALTER SYSTEM SET max_wal_senders = %d; then restart the server", f.sendersUsed+s.siblingsAsleep+4),
@@ -366,7 +387,7 @@ func (d *Database) checkReplication(ctx context.Context, s *survey) error {
 		return nil
 	}
 	r.ok("max_wal_senders", "%d of %d are in use", f.sendersUsed, f.senders)
-	conn, err := d.connect(ctx, true)
+	conn, err := d.dialAt(ctx, forStreaming, here)
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
 		r.fail("role "+f.role+", replication", refusal.Cure, "%s", refusal.Problem)
@@ -428,6 +449,9 @@ func (d *Database) checkExistingSlot(s *survey) {
 		r.fail(check, "set source.slot to another name", "it is a temporary slot of session %d", slot.ActivePID)
 	case slot.Lost():
 		r.fail(check, repairCure, "%s", lostProblem(slot))
+	case slot.TwoPhase:
+		refusal := twoPhaseRefusal(slot.Name, s.major)
+		r.fail(check, refusal.Cure, "%s", refusal.Problem)
 	case slot.ActivePID != 0:
 		r.warn(check, "none if that is another instance of the bridge: this one stands by",
 			"session %d streams from it", slot.ActivePID)

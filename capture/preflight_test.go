@@ -124,6 +124,15 @@ func publicationRefusals() []refusal {
 			want: []string{"its output plugin is test_decoding"}, cures: []string{`SELECT pg_drop_replication_slot('$db')`}},
 		{name: "physical slot", sql: []string{products, `SELECT pg_create_physical_replication_slot('$db')`}, table: table("products"),
 			want: []string{"it is a physical slot"}, cures: []string{`SELECT pg_drop_replication_slot('$db')`}},
+		{name: "slot with two_phase", from: 14, table: table("products"),
+			sql:  []string{products, `CREATE PUBLICATION $db FOR TABLE products`, `SELECT pg_create_logical_replication_slot('$db', 'pgoutput', false, true)`},
+			want: []string{"slot $db: its two_phase is true"}, cures: []string{`SELECT pg_drop_replication_slot('$db')`}},
+		{name: "slot with two_phase, nothing to make", from: 14, table: table("products"), config: onlyLook,
+			sql:  []string{products, `CREATE PUBLICATION $db FOR TABLE products`, `SELECT pg_create_logical_replication_slot('$db', 'pgoutput', false, true)`},
+			want: []string{"slot $db: its two_phase is true", "backstory backfill --reconcile"}},
+		{name: "failover of an old server", to: 16, sql: []string{products}, table: table("products"),
+			config: func(c *capture.Config) { c.Failover = "on" },
+			want:   []string{"slot $db, fail-over: source.failover is on, but slots are copied to standbys from Postgres 17 on", "set source.failover: auto"}},
 	}
 }
 
@@ -154,7 +163,7 @@ func kindRefusals() []refusal {
 func TestPreflightRefuses(t *testing.T) {
 	t.Parallel()
 	tests := slices.Concat(kindRefusals(), keyRefusals(), generatedRefusals(), publicationRefusals())
-	for _, version := range []string{"10", "13", "15", "18"} {
+	for _, version := range []string{"10", "13", "15", "18", "19"} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			pg := testenv.Postgres(t, testenv.PGVersion(version))

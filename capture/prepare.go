@@ -17,15 +17,25 @@ import (
 // Several instances may call it at the same time. Those that have something to
 // make take turns; who finds everything made waits for none of them, since one of
 // them may be frozen.
-func (d *Database) Prepare(ctx context.Context) (*Prepared, error) {
+//
+// All connections that follow reach the server of this call, until Unbind: one that
+// leads to another is closed, and fails with a *ConnError.
+func (d *Database) Prepare(ctx context.Context) (_ *Prepared, err error) {
 	if len(d.tables) == 0 {
 		return nil, &UsageError{Key: "tables", Problem: "the mapping names no table"}
 	}
+	d.Unbind()
+	defer func() {
+		if err != nil {
+			d.Unbind()
+		}
+	}()
 	conn, err := d.connect(ctx, false)
 	if err != nil {
 		return nil, err
 	}
 	defer closeConn(ctx, conn) // also ends the turn
+	d.bind(placeOf(conn))
 	s, err := d.survey(ctx, conn)
 	if err != nil {
 		return nil, err
@@ -109,7 +119,7 @@ func (d *Database) establish(ctx context.Context, conn *pgconn.PgConn, s *survey
 		}
 	}()
 	if !s.slot.Exists {
-		if err = d.createSlot(ctx, conn); err != nil {
+		if err = d.createSlot(ctx, conn, d.wantsFailover(s.major) && !s.server.standby); err != nil {
 			return nil, err
 		}
 		created = true
@@ -128,6 +138,7 @@ func (d *Database) establish(ctx context.Context, conn *pgconn.PgConn, s *survey
 	d.mu.Lock()
 	d.baseline = &baseline{identity: s.identity, at: s.slot.Current, tables: tables, publication: publication}
 	d.mu.Unlock()
+	d.bind(s.identity.place())
 	return &Prepared{Identity: s.identity, Server: s.server.version, Slot: slot.info(created), Tables: tables}, nil
 }
 

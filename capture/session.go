@@ -60,6 +60,9 @@ func (d *Database) takeSlot(ctx context.Context, conn *pgconn.PgConn, start LSN,
 	if err := d.standBy(ctx, conn, waited); err != nil {
 		return nil, err
 	}
+	if err := d.offerFailover(ctx, conn); err != nil {
+		return nil, err
+	}
 	timeout, err := senderTimeout(ctx, conn)
 	if err != nil {
 		return nil, err

@@ -13,6 +13,13 @@ import (
 // outputPlugin is the only plugin whose messages the package decodes.
 const outputPlugin = "pgoutput"
 
+// Postgres versions from which a slot can be what it says.
+const (
+	versionTwoPhase    = 14 // two_phase
+	versionFailover    = 17 // failover, synced, ALTER_REPLICATION_SLOT
+	versionTwoPhaseOff = 18 // two_phase can be switched off
+)
+
 // Values of SlotStatus.Status that decide something.
 const (
 	walExtended   = "extended"   // more than max_wal_size is kept
@@ -41,6 +48,13 @@ type SlotStatus struct {
 	// Invalidation is the server's reason for having given up the slot; Postgres 17
 	// and later.
 	Invalidation string
+	// TwoPhase says that prepared transactions are sent when they are prepared, and
+	// not when they commit; Postgres 14 and later.
+	TwoPhase bool
+	// Failover says that standbys copy the slot, Synced that it is such a copy, or was
+	// one before the standby was promoted; Postgres 17 and later.
+	Failover bool
+	Synced   bool
 }
 
 // Lost reports whether the server gave up the WAL that the slot stands for.
@@ -79,17 +93,22 @@ func (d *Database) readSlot(ctx context.Context, conn *pgconn.PgConn) (SlotStatu
 
 // slotQuery yields one row, whether the slot exists or not.
 func slotQuery(major int) string {
-	status, safe, reason := "''", "'-1'", "''"
+	status, safe, reason, twoPhase, failover, synced := "''", "'-1'", "''", "'f'", "'f'", "'f'"
 	if major >= 13 {
 		status, safe = "coalesce(s.wal_status, '')", "coalesce(s.safe_wal_size, -1)::text"
 	}
-	if major >= 17 {
+	if major >= versionTwoPhase {
+		twoPhase = "coalesce(s.two_phase, false)"
+	}
+	if major >= versionFailover {
 		reason = "coalesce(s.invalidation_reason, '')"
+		failover, synced = "coalesce(s.failover, false)", "coalesce(s.synced, false)"
 	}
 	return `
 SELECT w.lsn::text, s.slot_name IS NOT NULL, coalesce(s.plugin, ''), coalesce(s.database, ''),
        coalesce(s.temporary, false), coalesce(s.active_pid, 0), coalesce(s.confirmed_flush_lsn, '0/0')::text,
-       coalesce(s.restart_lsn, '0/0')::text, ` + status + `, ` + safe + `, ` + reason + `
+       coalesce(s.restart_lsn, '0/0')::text, ` + status + `, ` + safe + `, ` + reason + `,
+       ` + twoPhase + `, ` + failover + `, ` + synced + `
   FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn) w
   LEFT JOIN pg_replication_slots s ON s.slot_name = $1`
 }
@@ -106,6 +125,7 @@ func (s *SlotStatus) scan(row []string) error {
 		return fmt.Errorf("active_pid: %w", err)
 	}
 	s.Status, s.Invalidation = row[8], row[10]
+	s.TwoPhase, s.Failover, s.Synced = row[11] == "t", row[12] == "t", row[13] == "t"
 	if s.Safe, err = strconv.ParseInt(row[9], 10, 64); err != nil {
 		return fmt.Errorf("safe_wal_size: %w", err)
 	}

@@ -20,8 +20,8 @@ const (
 
 // createSlot makes the slot on a session of its own, so that side, the caller's
 // session, can tell meanwhile what it waits for. When it returns an error there
-// is no slot.
-func (d *Database) createSlot(ctx context.Context, side *pgconn.PgConn) error {
+// is no slot. With failover it is one that standbys copy.
+func (d *Database) createSlot(ctx context.Context, side *pgconn.PgConn, failover bool) error {
 	conn, err := d.connect(ctx, false)
 	if err != nil {
 		return err
@@ -33,8 +33,7 @@ func (d *Database) createSlot(ctx context.Context, side *pgconn.PgConn) error {
 	}
 	done := make(chan error, 1)
 	go func() { // ends with the statement: by itself, its timeout, or the cancel request below
-		_, err := query(context.WithoutCancel(ctx), conn, "create slot "+d.cfg.Slot,
-			"SELECT pg_create_logical_replication_slot($1, '"+outputPlugin+"')", d.cfg.Slot)
+		_, err := query(context.WithoutCancel(ctx), conn, "create slot "+d.cfg.Slot, createSlotQuery(failover), d.cfg.Slot)
 		done <- err
 	}()
 	blockers, err := d.awaitSlot(ctx, conn, side, done)
@@ -47,8 +46,17 @@ func (d *Database) createSlot(ctx context.Context, side *pgconn.PgConn) error {
 	case err != nil:
 		return slotError(d.cfg.Slot, d.slotTimeout, blockers, err)
 	}
-	d.log.Info("slot created")
+	d.log.Info("slot created", "failover", failover)
 	return nil
+}
+
+// createSlotQuery makes a slot that outlives the session and sends transactions
+// when they commit.
+func createSlotQuery(failover bool) string {
+	if failover {
+		return "SELECT pg_create_logical_replication_slot($1, '" + outputPlugin + "', false, false, true)"
+	}
+	return "SELECT pg_create_logical_replication_slot($1, '" + outputPlugin + "')"
 }
 
 // awaitSlot waits for the creation to end, one way or the other, and returns

@@ -32,6 +32,7 @@ type Stream struct {
 	slot        string
 	publication string
 	metrics     *streamMetrics
+	major       int // of the server's version
 
 	// Of Next.
 	wire          *wire
@@ -89,7 +90,7 @@ func (d *Database) Open(ctx context.Context, start LSN) (*Stream, error) {
 
 func newStream(cfg Config, session *session, rels *relations, start LSN, metrics *streamMetrics) *Stream {
 	s := &Stream{
-		slot: cfg.Slot, publication: cfg.Publication, metrics: metrics,
+		slot: cfg.Slot, publication: cfg.Publication, metrics: metrics, major: session.major,
 		wire: session.wire, asm: newAssembler(rels, cfg.BatchBytes, start),
 		given: true, reached: start, end: start, progressEvery: progressEvery,
 		asked: make(chan struct{}, 1), advanced: make(chan struct{}, 1),
@@ -230,7 +231,10 @@ func (s *Stream) copyData(ctx context.Context, body []byte) error {
 			return fmt.Errorf("stream slot %s: %w", s.slot, err)
 		}
 		s.sent = m.sent
-		return s.asm.message(ctx, m.start, m.data)
+		if err := s.asm.message(ctx, m.start, m.data); !errors.Is(err, errTwoPhase) {
+			return err
+		}
+		return twoPhaseRefusal(s.slot, s.major)
 	case streamKeepalive:
 		m, err := decodeKeepalive(body[1:])
 		if err != nil {

@@ -159,6 +159,8 @@ func (a *assembler) dispatch(ctx context.Context, kind byte, body []byte) error 
 		return decodeOrigin(body)
 	case msgStreamAbort:
 		return decodeStreamAbort(body)
+	case msgBeginPrepare, msgPrepare, msgCommitPrepared, msgRollbackPrepared, msgStreamPrepare:
+		return errTwoPhase
 	}
 	return errors.New("unknown message")
 }

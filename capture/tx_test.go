@@ -282,6 +282,11 @@ func TestMessagesInWrongOrder(t *testing.T) {
 		{"trailing byte", [][]byte{append(beginMsg(1, 1), 0)}, errTrailing},
 		{"missing byte", [][]byte{beginMsg(1, 1)[:20]}, errShort},
 		{"empty", [][]byte{{}}, errShort},
+		{"begin prepare", [][]byte{{msgBeginPrepare}}, errTwoPhase},
+		{"prepare", [][]byte{beginMsg(1, 1), {msgPrepare}}, errTwoPhase},
+		{"commit prepared", [][]byte{{msgCommitPrepared, 0}}, errTwoPhase},
+		{"rollback prepared", [][]byte{{msgRollbackPrepared, 0}}, errTwoPhase},
+		{"stream prepare", [][]byte{{msgStreamPrepare, 0}}, errTwoPhase},
 		{"binary", [][]byte{beginMsg(1, 1), append(rowMsg(msgInsert, mappedID), tupleNew, 0, 2, columnBinary, 0, 0, 0, 0, columnNull)}, errBinary},
 	}
 	for _, tt := range tests {

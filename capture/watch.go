@@ -3,7 +3,6 @@ package capture
 import (
 	"context"
 	"errors"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,9 +21,9 @@ type baseline struct {
 const recheckTimeout = 30 * time.Second
 
 // watch looks every ten seconds whether publication, tables and slot are as
-// Prepare found them. It returns the *Refusal when they are not, and the context's
-// error when ctx ends. Whether the server can be reached is not its business: it
-// tries again, and the stream notices by itself.
+// Prepare found them. It returns the *Refusal when they are not, a *ConnError when
+// another server answers, and the context's error when ctx ends. Whether the server
+// can be reached is not its business: it tries again, and the stream notices by itself.
 func (d *Database) watch(ctx context.Context) error {
 	var conn *pgconn.PgConn
 	defer func() {
@@ -49,6 +48,9 @@ func (d *Database) watch(ctx context.Context) error {
 			if err = d.recheck(ctx, conn); refused(err) {
 				return err
 			}
+		}
+		if strayed(err) {
+			return err
 		}
 		if err == nil {
 			told = false
@@ -92,32 +94,35 @@ func (d *Database) recheck(ctx context.Context, conn *pgconn.PgConn) error {
 	if err := s.readTables(ctx, conn, d.tables); err != nil {
 		return err
 	}
-	errs := append(d.slotDifferences(&slot, was), d.publicationDifferences(publication, was, serverMajor(conn))...)
+	errs := append(d.slotDifferences(&slot, was, serverMajor(conn)), d.publicationDifferences(publication, was, serverMajor(conn))...)
 	for i, t := range s.tables {
 		errs = append(errs, d.tableDifferences(t, was.tables[i].Relation, publication)...)
 	}
 	return errors.Join(errs...)
 }
 
-// recheckCluster makes sure that the session did not end up in another cluster.
-// Where the role may not ask, the stream's own check has to do.
+// recheckCluster makes sure that the session did not end up in another cluster,
+// nor on a later timeline, as when the standby that it streams from was promoted:
+// the next session then decides whether it can go on. What the role may not ask
+// the stream's own check has to do.
 func (d *Database) recheckCluster(ctx context.Context, conn *pgconn.PgConn, was *baseline) error {
-	row, err := queryRow(ctx, conn, "read system identifier", "SELECT system_identifier::text FROM pg_control_system()")
-	if sqlState(err) == codeNoRight {
-		return nil
-	}
+	here, err := d.askPlace(ctx, conn)
 	if err != nil {
 		return err
 	}
-	if row[0] != strconv.FormatInt(int64(was.identity.System), 10) { //nolint:gosec // the server prints it as a signed number
+	if here.system != 0 && here.system != was.identity.System {
 		return &Refusal{Thing: "server", Problem: "it is another cluster than the one the bridge prepared",
 			Cure: "point source.dsn to the former one, or use a new slot name and state"}
+	}
+	if difference := here.differs(was.identity.place()); difference != "" {
+		return &ConnError{Step: "check the server", Err: &strayError{addr: conn.Conn().RemoteAddr().String(),
+			problem: difference + ", as the session's server", moved: true}}
 	}
 	return nil
 }
 
 // slotDifferences says what has become of the slot.
-func (d *Database) slotDifferences(slot *SlotStatus, was *baseline) []error {
+func (d *Database) slotDifferences(slot *SlotStatus, was *baseline, major int) []error {
 	thing := "slot " + slot.Name
 	switch {
 	case !slot.Exists:
@@ -126,6 +131,8 @@ func (d *Database) slotDifferences(slot *SlotStatus, was *baseline) []error {
 		return []error{&Refusal{Thing: thing, Problem: lostProblem(slot), Cure: repairCure}}
 	case slot.Plugin != outputPlugin || slot.Database != was.identity.Database:
 		return []error{&Refusal{Thing: thing, Problem: "it was replaced by another one", Cure: "set source.slot to a new name; then " + repairCure}}
+	case slot.TwoPhase:
+		return []error{twoPhaseRefusal(slot.Name, major)}
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -26,6 +27,7 @@ type client struct {
 	log       *slog.Logger
 	addr      net.Addr // the brokers to begin with
 	transport *kafka.Transport
+	letIn     atomic.Bool // a broker has answered
 }
 
 // newClient reads the files that cfg names and connects to nothing yet. Only the
@@ -69,7 +71,16 @@ func (c *client) roundTrip(ctx context.Context, addr net.Addr, req protocol.Mess
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
 	defer cancel()
-	return c.transport.RoundTrip(ctx, addr, req)
+	answer, err := c.transport.RoundTrip(ctx, addr, req)
+	switch {
+	case err == nil:
+		c.letIn.Store(true)
+	case c.letIn.Load() && errors.Is(err, kafka.SASLAuthenticationFailed):
+		// Who was let in before is perhaps given another password just now: without
+		// its code the error is one to try again.
+		err = errors.New(err.Error() + "; tried again with the password that sasl.password_file has then")
+	}
+	return answer, err
 }
 
 // refresh forgets the metadata and the idle connections, so that the following
@@ -186,11 +197,21 @@ func (t TLSConfig) load() (*tls.Config, error) {
 	return out, nil
 }
 
-// load makes the mechanism; nil means no authentication.
+// load makes the mechanism; nil means no authentication. A password in a file is
+// read again for each connection, since somebody may change it.
 func (s SASLConfig) load() (sasl.Mechanism, error) {
 	if s.Mechanism == "" {
 		return nil, nil
 	}
+	now, err := s.mechanism()
+	if err != nil || s.PasswordFile == "" {
+		return now, err
+	}
+	return fileMechanism{name: now.Name(), cfg: s}, nil
+}
+
+// mechanism is the one with the password of now.
+func (s SASLConfig) mechanism() (sasl.Mechanism, error) {
 	password, err := s.secret()
 	if err != nil {
 		return nil, err
@@ -204,4 +225,23 @@ func (s SASLConfig) load() (sasl.Mechanism, error) {
 		return scram.Mechanism(scram.SHA512, s.Username, password)
 	}
 	return nil, &ConfigError{Problems: []string{fmt.Sprintf("sasl.mechanism: %q is not known", s.Mechanism)}}
+}
+
+// fileMechanism reads the password when a connection begins.
+type fileMechanism struct {
+	name string
+	cfg  SASLConfig
+}
+
+// Name is that of the mechanism.
+func (m fileMechanism) Name() string { return m.name }
+
+// Start begins with the password of now. A file that cannot be read was there at
+// the start, so that the error is one to try again.
+func (m fileMechanism) Start(ctx context.Context) (sasl.StateMachine, []byte, error) {
+	now, err := m.cfg.mechanism()
+	if err != nil {
+		return nil, nil, errors.New(err.Error())
+	}
+	return now.Start(ctx)
 }

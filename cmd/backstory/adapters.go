@@ -35,6 +35,7 @@ type database struct {
 // unknown columns, or topics that would be refused, must not leave a slot behind
 // for which the server keeps WAL.
 func (d *database) Prepare(ctx context.Context, create bool) (*capture.Prepared, error) {
+	d.Unbind() // the former session's server may be a standby by now, or away
 	if d.repair {
 		if err := d.dropLost(ctx); err != nil {
 			return nil, err

@@ -238,6 +238,7 @@ func (p *process) dryRun(ctx context.Context, requests map[*part]bridge.Backfill
 		}
 		report, err := part.db.Doctor(ctx)
 		if err == nil {
+			part.db.Bind(report.Identity)
 			err = part.bridge.DryRun(ctx, report.Tables, report.Identity, its)
 		}
 		if err != nil {

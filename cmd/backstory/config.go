@@ -45,6 +45,9 @@ type sourceConfig struct {
 	// DSNFile has the connection string on its first line, so that the password
 	// is in no environment and no list of processes.
 	DSNFile string `yaml:"dsn_file"`
+
+	// StandbyDSNFile is the same for the standby's connection string.
+	StandbyDSNFile string `yaml:"standby_dsn_file"`
 }
 
 // logConfig says what the log on standard error is like.
@@ -91,23 +94,42 @@ func changed(flags *pflag.FlagSet, name string) bool {
 	return flags != nil && flags.Changed(name)
 }
 
-// readDSN takes the connection string from its file.
+// readDSN takes the connection strings from their files. That of the source is read
+// again for each connection, since somebody may change the password in it.
 func (c *Config) readDSN() error {
+	errs := []error{
+		fromFile("source.dsn", &c.Source.DSN, c.Source.DSNFile),
+		fromFile("source.standby_dsn", &c.Source.StandbyDSN, c.Source.StandbyDSNFile),
+	}
+	if file := c.Source.DSNFile; file != "" {
+		c.Source.ReadDSN = func() (string, error) { return readDSNFile("source.dsn", file) }
+	}
+	return errors.Join(errs...)
+}
+
+// fromFile sets a connection string to the content of its file, if it has one.
+func fromFile(key string, dsn *string, file string) (err error) {
 	switch {
-	case c.Source.DSNFile == "":
+	case file == "":
 		return nil
-	case c.Source.DSN != "":
-		return errors.New("source.dsn, source.dsn_file: one of the two")
+	case *dsn != "":
+		return fmt.Errorf("%s, %s_file: one of the two", key, key)
 	}
-	content, err := os.ReadFile(c.Source.DSNFile)
+	*dsn, err = readDSNFile(key, file)
+	return err
+}
+
+// readDSNFile reads the connection string of a key from a file.
+func readDSNFile(key, file string) (string, error) {
+	content, err := os.ReadFile(file)
 	if err != nil {
-		return fmt.Errorf("source.dsn_file: %w", err)
+		return "", fmt.Errorf("%s_file: %w", key, err)
 	}
-	c.Source.DSN = strings.TrimSpace(string(content))
-	if c.Source.DSN == "" {
-		return fmt.Errorf("source.dsn_file: %s is empty; write the connection string into it", c.Source.DSNFile)
+	dsn := strings.TrimSpace(string(content))
+	if dsn == "" {
+		return "", fmt.Errorf("%s_file: %s is empty; write the connection string into it", key, file)
 	}
-	return nil
+	return dsn, nil
 }
 
 // notOurs reports whether a variable with our prefix is no setting: those of

@@ -168,9 +168,38 @@ func TestConnectionStringFromAFile(t *testing.T) {
 	if got, want := cfg.Mapping, filepath.Join(dir, "products.yaml"); got != want {
 		t.Errorf("mapping: got %s, want %s", got, want)
 	}
+	write(t, secret, "postgres://u:other@db/legacy\n")
+	if dsn, err := cfg.forSlot(2).Source.ReadDSN(); err != nil || dsn != "postgres://u:other@db/legacy" {
+		t.Errorf("read again: got %q and %v, want the content of now", dsn, err)
+	}
+	write(t, secret, "postgres://u:pw@db/legacy\n")
+	write(t, config, "source: {dsn_file: "+secret+", standby_dsn_file: "+secret+"}\n")
+	if cfg, err := loadConfig(config, nil); err != nil || cfg.Source.StandbyDSN != "postgres://u:pw@db/legacy" {
+		t.Errorf("standby: got %v and %v, want the content of the file", cfg, err)
+	}
 	write(t, secret, "\n")
 	if _, err := loadConfig(config, nil); exitCode(err) != exitUsage {
 		t.Errorf("an empty file: got %v, want wrong configuration", err)
+	}
+	write(t, config, "source: {dsn: 'host=a', standby_dsn: 'host=b', standby_dsn_file: "+secret+"}\n")
+	if _, err := loadConfig(config, nil); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "source.standby_dsn, source.standby_dsn_file: one of the two") {
+		t.Errorf("both: got %v, want wrong configuration", err)
+	}
+}
+
+// YAML 1.1 has booleans that are written on and off.
+func TestFailoverIsText(t *testing.T) {
+	t.Parallel()
+	for _, value := range []string{"auto", "on", "off", "'on'", "\"off\""} {
+		config := filepath.Join(t.TempDir(), "backstory.yaml")
+		write(t, config, "source: {dsn: 'host=a', failover: "+value+"}\nkafka: {brokers: ['k:9092']}\n")
+		cfg, err := loadConfig(config, nil)
+		if err == nil {
+			err = cfg.Validate()
+		}
+		if want := strings.Trim(value, "'\""); err != nil || cfg.Source.Failover != want {
+			t.Errorf("%s: got %v and %v, want %s", value, cfg, err, want)
+		}
 	}
 }
 

@@ -100,7 +100,7 @@ func (d *diagnosis) examine(ctx context.Context, p *process, of *part) error {
 		d.add("postgres", err)
 	}
 	d.Server = cmp.Or(d.Server, report.Server)
-	for _, f := range report.Findings {
+	for _, f := range slices.Concat(report.Findings, db.ExamineStandby(ctx, report.Identity)) {
 		d.find(f)
 	}
 	if report.Tables != nil {
@@ -194,11 +194,14 @@ func (d *diagnosis) add(check string, err error) {
 	f := capture.Finding{Check: check, Level: capture.LevelError, Found: err.Error()}
 	var refusal *sink.Refusal
 	var ours *bridge.Refusal
+	var conn *capture.ConnError
 	switch {
 	case errors.As(err, &refusal):
 		f.Check, f.Found, f.Cure = refusal.Thing, refusal.Problem, refusal.Cure
 	case errors.As(err, &ours):
 		f.Check, f.Found, f.Cure = ours.Thing, ours.Problem, ours.Cure
+	case errors.As(err, &conn) && conn.Cure != "":
+		f.Found, f.Cure = conn.Step+": "+conn.Err.Error(), conn.Cure
 	}
 	d.find(f)
 }

@@ -242,6 +242,7 @@ func (v *verification) look(ctx context.Context, of *part) error {
 	if err != nil {
 		return v.of(of, fmt.Errorf("look at the tables: %w", err))
 	}
+	db.Bind(report.Identity)
 	v.looks[of] = &look{db, report}
 	return nil
 }

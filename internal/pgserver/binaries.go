@@ -1,6 +1,7 @@
 package pgserver
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"runtime"
@@ -8,13 +9,20 @@ import (
 	"backstory/internal/cache"
 )
 
-// Oldest and Newest are the major versions that the bridge knows; Default is
-// fetched where no version is asked for and none is installed.
+// Oldest and Newest are the major versions that the bridge was tried with; Default
+// is fetched where no version is asked for and none is installed. Wanted is one
+// that was released and that the repository does not serve yet: it is run where it
+// is installed. Once it is served it becomes Newest.
 const (
 	Oldest  = 10
 	Newest  = 18
 	Default = 17
+	Wanted  = 19
 )
+
+// ErrNotServed says that a version is wanted, not installed, and that there is no
+// build of it to fetch yet.
+var ErrNotServed = errors.New("io.zonky.test.postgres does not serve it yet")
 
 // releases are the builds that are fetched, by major version.
 var releases = map[int]string{
@@ -47,7 +55,13 @@ func artifact(major int) (cache.Artifact, error) {
 	if err != nil {
 		return cache.Artifact{}, err
 	}
-	release := releases[major]
+	release, ok := releases[major]
+	if !ok {
+		return cache.Artifact{}, &Refusal{
+			Thing: fmt.Sprintf("postgres %d", major), Problem: "wanted, but not installed, and there is no build of it to fetch", Err: ErrNotServed,
+			Cure: "install the Postgres server, or set BACKSTORY_PG_BIN to the directory of its programs",
+		}
+	}
 	return cache.Artifact{
 		Group:   "io.zonky.test.postgres",
 		Name:    "embedded-postgres-binaries-" + platform,

@@ -74,7 +74,7 @@ func parseMajor(version string) (int, error) {
 		return 0, nil
 	}
 	major, err := strconv.Atoi(version)
-	if err != nil || major < Oldest || major > Newest {
+	if err != nil || major != Wanted && (major < Oldest || major > Newest) {
 		return 0, &Refusal{
 			Thing:   fmt.Sprintf("postgres version %q", version),
 			Problem: "unknown",

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -24,7 +25,7 @@ func fakePostgres(t *testing.T, version string) string {
 }
 
 func TestFind(t *testing.T) {
-	ten, sixteen := fakePostgres(t, "10.23"), fakePostgres(t, "16.2 (Debian 16.2-1)")
+	ten, sixteen, nineteen := fakePostgres(t, "10.23"), fakePostgres(t, "16.2 (Debian 16.2-1)"), fakePostgres(t, "19.0")
 	tests := []struct {
 		name, version, bin string
 		path               []string
@@ -36,6 +37,8 @@ func TestFind(t *testing.T) {
 		{name: "by version", version: "10", path: []string{sixteen, ten}, want: ten},
 		{name: "configured, nothing there", bin: t.TempDir(), path: []string{ten}, err: "BACKSTORY_PG_BIN"},
 		{name: "unknown version", version: "9.6", err: "from 10 to 18"},
+		{name: "unknown version above the wanted one", version: "20", err: "from 10 to 18"},
+		{name: "wanted, and installed", version: "19", path: []string{sixteen, nineteen}, want: nineteen},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -53,6 +56,20 @@ func TestFind(t *testing.T) {
 				t.Errorf("got %s, %v, want %s", got, err, tt.want)
 			}
 		})
+	}
+}
+
+// A version that is wanted and not served says so, without asking the repository.
+func TestFindWanted(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	t.Setenv("BACKSTORY_PG_BIN", "")
+	t.Setenv("BACKSTORY_MAVEN_URL", "http://127.0.0.1:1/m2")
+	wanted := strconv.Itoa(pgserver.Wanted)
+	if inst, ok, err := pgserver.Installed(t.Context(), wanted); ok || err != nil {
+		t.Skipf("%s is installed: %v", inst, err)
+	}
+	if _, err := pgserver.Find(t.Context(), wanted); !errors.Is(err, pgserver.ErrNotServed) || !strings.Contains(err.Error(), "postgres 19: wanted") {
+		t.Errorf("got %v, want that it is not served yet", err)
 	}
 }
 

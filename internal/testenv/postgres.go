@@ -40,7 +40,9 @@ type pgOptions struct {
 // Fresh asks for a private server, which the test may stop, kill and configure.
 func Fresh() PGOption { return func(o *pgOptions) { o.fresh = true } }
 
-// PGVersion asks for a major version, "10" to "18".
+// PGVersion asks for a major version, "10" to "18", or "19", which is wanted: until
+// there is a build of it the test is skipped, and says so, also where a server is
+// required.
 func PGVersion(major string) PGOption { return func(o *pgOptions) { o.Version = major } }
 
 // PGSetting sets a server setting, of a private server.
@@ -68,6 +70,10 @@ func Postgres(tb TB, opts ...PGOption) *PG {
 		opt(&o)
 	}
 	pg, err := o.postgres(tb)
+	if errors.Is(err, pgserver.ErrNotServed) {
+		note(tb, err.Error())
+		tb.Skipf("needs a real postgres: %v", err)
+	}
 	if err != nil {
 		unavailable(tb, "postgres", err)
 	}
