@@ -32,7 +32,7 @@ func (w *world) settled(tb rapid.TB) error {
 	go func() { done <- w.live(stop, tb, func(b *bridge.Bridge) { begun <- b }) }() // ends with stop, or before
 	for b := <-begun; !w.drained(b); {
 		w.db.appear(true)
-		_ = b.PauseBackfill(ctx, nil, false) // there may be nothing to resume
+		operate(ctx, b, 4) // an import that was paused goes on
 		select {
 		case err := <-done:
 			if ctx.Err() != nil {
