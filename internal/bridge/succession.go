@@ -310,5 +310,6 @@ func (b *Bridge) resume(ctx context.Context, r *resume, s *standing) error {
 	if err := b.store.Sync(ctx); err != nil {
 		return fmt.Errorf("flush the state: %w", err)
 	}
+	failpoint.Hit("resumed")
 	return nil
 }
