@@ -342,7 +342,7 @@ func diesWhileItSwitches(c *couple, r *rig) {
 	c.failOver()
 	for _, place := range []string{
 		"fence-begun", "fence-joined", "fence-aborted", "fence-ended", "fenced", "latest-read", "latest-folded",
-		"events-folded", "latest-republished", "recovered", "resumed",
+		"events-folded", "latest-republished", "recovered", "timeline-followed",
 	} {
 		r.diesAt(place)
 	}
