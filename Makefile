@@ -5,13 +5,14 @@ TESTFLAGS ?=
 BENCHFLAGS ?=
 FAULTS ?= 500
 SEED ?=
+ROUNDS ?= 30
 
 # Packages with goroutines or memory that they share; the rest is pure.
 RACE = ./capture/... ./sink/... ./internal/bridge/... ./internal/state/... ./internal/web/... ./internal/cache/... \
 	./internal/child/... ./internal/pgserver/... ./internal/testenv/... ./cmd/...
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race fuzz chaos mutants lint format spec spec-smoke bench bench-peers clean
+.PHONY: help build test race fuzz chaos failover mutants lint format spec spec-smoke bench bench-peers clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -31,6 +32,9 @@ fuzz: ## every fuzz target for FUZZTIME
 chaos: ## FAULTS faults of all kinds while writers write, then a comparison (SEED to repeat one)
 	@$(GO) run ./internal/e2e/chaos -faults $(FAULTS) $(if $(SEED),-seed $(SEED))
 
+failover: ## ROUNDS promotions under writers, synchronous and not, on Postgres 17 and 18, then a comparison
+	BACKSTORY_TEST_FAILOVERS=$(ROUNDS) $(GO) test ./internal/e2e -run '^TestFailover' -v -count=1 -timeout 90m $(TESTFLAGS)
+
 mutants: ## mistakes planted in the bridge, each of which a test must find, minutes
 	$(GO) test ./internal/e2e/mutants -mutants -count=1 -timeout 30m $(TESTFLAGS)
 
@@ -48,7 +52,7 @@ format: ## gofmt on all files
 spec: ## every run of the TLA+ model, half an hour (needs Java and Python 3)
 	jar=$$($(GO) run ./internal/testenv/fetch tlc) && cd internal/bridge/spec && TLC=$$jar python3 run.py
 
-spec-smoke: ## two small runs of the TLA+ model, seconds (needs Java)
+spec-smoke: ## small runs of the TLA+ model, seconds (needs Java)
 	@./.ci/spec-smoke
 
 # Small, to see that all of it works; internal/bench/README.md has the sizes of the

@@ -15,6 +15,8 @@ const (
 const (
 	settleFile = "internal/bridge/settle.go"
 	recovery   = "internal/bridge/recover.go"
+	succession = "internal/bridge/succession.go"
+	proofFile  = "internal/bridge/proof.go"
 	streamFile = "internal/bridge/stream.go"
 	applyFile  = "internal/bridge/apply.go"
 	session    = "sink/session.go"
@@ -23,6 +25,16 @@ const (
 // exactlyOnce makes a mutant that the property of the bridge finds.
 func exactlyOnce(name, says string, edits ...edit) mutant {
 	return mutant{name: name, edits: edits, pkg: "internal/bridge", test: "TestExactlyOnce", args: often, says: says}
+}
+
+// property makes a mutant that another property of the bridge finds.
+func property(name, test, says string, edits ...edit) mutant {
+	return mutant{name: name, edits: edits, pkg: "internal/bridge", test: test, args: often, says: says}
+}
+
+// failover makes a mutant that the property of fail-overs finds.
+func failover(name, says string, edits ...edit) mutant {
+	return property(name, "TestFailover", says, edits...)
 }
 
 // history makes a mutant that the property of the transformer finds.
@@ -79,7 +91,7 @@ var mutants = []mutant{
 	// Recovery.
 	exactlyOnce("topics folded before the fence", wrongTopics+"|"+stopped,
 		edit{recovery, "	if err := b.sink.Fence(ctx); err != nil {\n		return fmt.Errorf(\"fence former sessions: %w\", err)\n	}\n", ""},
-		edit{recovery, "	return b.checkSlot(ctx, ", "	if err := b.sink.Fence(ctx); err != nil {\n		return err\n	}\n	return b.checkSlot(ctx, "}),
+		edit{recovery, "recover %s: %w\", t.Aggregate, err)\n		}\n	}\n	return nil\n", "recover %s: %w\", t.Aggregate, err)\n		}\n	}\n	return b.sink.Fence(ctx)\n"}),
 	exactlyOnce("no fold of events", wrongTopics+"|"+stopped,
 		edit{recovery, "		moved, err := f.apply(s)\n", "		moved, err := false, error(nil)\n"}),
 	exactlyOnce("no fold of latest", wrongTopics+"|"+stopped,
@@ -149,9 +161,27 @@ var mutants = []mutant{
 	unit("rows that are gone not looked up", "internal/bridge", "TestRebuiltStateIsCompared", "the row is gone",
 		edit{"internal/bridge/run.go", "return r.Reconcile && r.Where == \"\"", "return false && r.Where == \"\""}),
 	unit("a take-over not followed by a repair", "internal/bridge", "TestTakeOverIsCompared", "as it was once",
-		edit{recovery, "	return b.compareAll(slot.Confirmed)\n}\n", "	return b.remember(slot.Confirmed)\n}\n"}),
+		edit{succession, "	return resume{from: s.slot.Confirmed, base: s.base, compare: true}, nil\n", "	return resume{from: s.slot.Confirmed, base: s.base}, nil\n"}),
 	unit("a rebuilt state not followed by a repair", "internal/bridge", "TestRebuiltStateIsCompared", "the row is gone",
 		edit{recovery, "	if f.rebuilt {\n		if err", "	if f.rebuilt && f.folded < 0 {\n		if err"}),
+
+	// Fail-over, and copies that were put back.
+	failover("the same system id is enough for a fail-over", "want a refusal",
+		edit{succession, "	case found.Kind == capture.Diverged:\n", "	case false && found.Kind == capture.Diverged:\n"}),
+	unit("what was published told by the state alone", "internal/bridge", "TestFailoverLosesWhatTheStateNeverHad", "want a refusal|streams over the gap",
+		edit{recovery, "	now := known.join(found)\n	if !ok || now == known {\n", "	now := known.join(found)\n	if !ok || now == known || known.timeline != 0 {\n"}),
+	failover("the position stays beyond the fork", "nothing was published behind|"+wrongTopics,
+		edit{succession, "s.fork, s.from = found.Branched, min(s.from, found.Branched)", "s.fork = found.Branched"}),
+	failover("a repair begins where the slot is", "is told twice",
+		edit{succession, "		from = max(from, s.fork)\n", "		from = max(from, 0)\n"}),
+	unit("the slot compared with what was published", "internal/bridge", "TestSlotMadeAgainBelowWhatIsPublished", "the stream has lost",
+		edit{succession, "	case s.slot.Confirmed <= s.from:\n", "	case s.slot.Confirmed <= max(s.from, s.newest.top):\n"}),
+	unit("a lost commit that made no event is waited for", "internal/bridge", "TestFailoverLosesWhatMadeNoEvent", "confirmed .*, want|is not in the server's WAL",
+		edit{succession, "		s.newest.commit, ok = commit{}, false\n", "		_ = ok\n"}),
+	property("the newest commit need not come again", "TestEarlierCopy", "are told that never were|key .* is",
+		edit{succession, "		r.proof = proof{met: s.comesAgain(b)}\n", "		_ = s.comesAgain\n"}),
+	property("what the state never met is passed over", "TestEarlierCopy", "key ",
+		edit{proofFile, "	if lsn >= p.from && lsn > p.known.lsn {", "	if lsn >= p.from && lsn > max(p.known.lsn, p.to) {"}),
 
 	// What the bridge remembers.
 	history("a deleted key's version forgotten", "no newer version|crashes changed|got version",
