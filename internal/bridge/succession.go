@@ -279,7 +279,7 @@ func (b *Bridge) maps(table uint16) bool {
 // is taken from the stream.
 func (b *Bridge) resume(ctx context.Context, r *resume, s *standing) error {
 	window, ok := b.memory.window(b.mapping.Tables)
-	if s.fork != 0 && s.newest.commit.lsn >= s.fork { // it made no event, and the new server does not have it
+	if s.fork != 0 && s.newest.timeline != s.now.Timeline && s.newest.commit.lsn >= s.fork { // it made no event, and the server does not have it
 		s.newest.commit, ok = commit{}, false
 	}
 	if !ok || r.compare {

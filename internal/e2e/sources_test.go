@@ -244,7 +244,7 @@ func TestAdoptionDies(t *testing.T) {
 			case "fence-begun", "fenced", "latest-folded":
 				r.refuses([]string{"run", "backfill --reconcile"}, adoptText)
 			case "recovered":
-				r.fails(3, "a repair has ended before", "backfill --reconcile")
+				r.fails(3, "is of another history than the server's", "backfill --reconcile")
 			}
 			r.succeeds("backfill", "--reconcile", "--adopt-topics")
 			r.wantTold(append(slices.Clone(before), `2 v2 TUpdated {"n":2}→{"n":7}`)...)
