@@ -124,11 +124,15 @@ func (r *Reader) Chunk(ctx context.Context, after []string, limit int) (*Chunk, 
 
 // Lookup reads the rows with the given keys, each the text of the key columns in
 // the order of the mapping's key. A key without a row is not in the chunk; the
-// column type's equality decides, so a row's key may print differently. The
-// chunk holds them all, whatever their size, in no order; Done and Last mean
+// column type's equality decides, so a row's key may print differently. Where a key
+// is no value of the type, because that was another one once, the texts decide, at the
+// cost of reading the whole table. The chunk holds them all, whatever their size, in no order; Done and Last mean
 // nothing.
 func (r *Reader) Lookup(ctx context.Context, keys [][]string) (*Chunk, error) {
-	chunk, err := r.read(ctx, 0, func(p *readPlan) (string, error) { return p.lookupSQL(keys) })
+	chunk, err := r.read(ctx, 0, func(p *readPlan) (string, error) { return p.lookupSQL(keys, false) })
+	if strings.HasPrefix(sqlState(err), classData) {
+		chunk, err = r.read(ctx, 0, func(p *readPlan) (string, error) { return p.lookupSQL(keys, true) })
+	}
 	if err != nil {
 		return nil, fmt.Errorf("look up %d rows of table %s: %w", len(keys), r.info, err)
 	}

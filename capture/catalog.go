@@ -40,14 +40,21 @@ type tableFacts struct {
 	columns     []columnFacts
 	indexes     []indexFacts
 	partitions  []partitionFacts // leaves of a partitioned table
+	filenode    string           // of its storage, which TRUNCATE and each rewrite change; 0 of a partitioned table
 }
 
 // columnFacts is one column that is not dropped, in attnum order.
 type columnFacts struct {
+	num       int16
 	name      string
 	oid       uint32
+	mod       int32 // atttypmod
 	generated bool
 	notNull   bool
+	// filled: rows older than the column get their value from the catalog, and old
+	// tuples in WAL say NULL of it.
+	filled  bool
+	version string // xmin of the catalog row: each ALTER of the column changes it
 }
 
 // indexFacts is one valid unique index without expressions and predicate.
@@ -74,6 +81,7 @@ type partitionFacts struct {
 	sql      string // the same, quoted
 	kind     string
 	identity byte
+	filenode string
 }
 
 // readTable reads the facts of one table. All statements of it see the same
@@ -86,7 +94,8 @@ SELECT c.oid::text, c.relkind, c.relpersistence, c.relreplident, c.reltuples::te
        pg_has_role(c.relowner, 'USAGE'),
        has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
        row_security_active(c.oid),
-       c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
+       c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid),
+       coalesce(pg_relation_filenode(c.oid), 0)::text
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = $1 AND c.relname = $2`, ref.Schema, ref.Name)
 	if err != nil || len(rows) == 0 {
@@ -120,18 +129,21 @@ func (t *tableFacts) scan(row []string) error {
 	}
 	t.oid, t.kind, t.persistence, t.identity = oid, row[1], row[2], firstByte(row[3])
 	t.owner, t.owned, t.readable = row[5], row[6] == "t", row[7] == "t"
-	t.rowSecurity, t.children = row[8] == "t", row[9] == "t"
+	t.rowSecurity, t.children, t.filenode = row[8] == "t", row[9] == "t", row[10]
 	return nil
 }
 
 // readColumns lists the columns in attnum order.
 func readColumns(ctx context.Context, conn *pgconn.PgConn, table uint32) ([]columnFacts, error) {
-	generated := "'f'"
+	generated, filled := "'f'", "'f'"
+	if serverMajor(conn) >= 11 {
+		filled = "a.atthasmissing"
+	}
 	if serverMajor(conn) >= 12 {
 		generated = "a.attgenerated <> ''"
 	}
 	rows, err := query(ctx, conn, "read columns", `
-SELECT a.attname, a.atttypid::text, `+generated+`, a.attnotnull
+SELECT a.attname, a.atttypid::text, `+generated+`, a.attnotnull, a.attnum::text, a.atttypmod::text, `+filled+`, a.xmin::text
   FROM pg_attribute a
  WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum`, formatOID(table))
@@ -144,9 +156,27 @@ SELECT a.attname, a.atttypid::text, `+generated+`, a.attnotnull
 		if err != nil {
 			return nil, err
 		}
-		columns[i] = columnFacts{name: row[0], oid: oid, generated: row[2] == "t", notNull: row[3] == "t"}
+		columns[i] = columnFacts{name: row[0], oid: oid, generated: row[2] == "t", notNull: row[3] == "t",
+			filled: row[6] == "t", version: row[7]}
+		if err := columns[i].scan(row[4], row[5]); err != nil {
+			return nil, err
+		}
 	}
 	return columns, nil
+}
+
+// scan fills in the column's number and type modifier.
+func (c *columnFacts) scan(num, mod string) error {
+	n, err := strconv.ParseInt(num, 10, 16)
+	if err != nil {
+		return fmt.Errorf("attnum: %w", err)
+	}
+	m, err := strconv.ParseInt(mod, 10, 32)
+	if err != nil {
+		return fmt.Errorf("atttypmod: %w", err)
+	}
+	c.num, c.mod = int16(n), int32(m)
+	return nil
 }
 
 // readIndexes lists the unique indexes that identify rows, one catalog row for
@@ -228,7 +258,7 @@ WITH RECURSIVE tree AS (
   SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = $1::oid
   UNION ALL
   SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.inhrelid)
-SELECT n.nspname, c.relname, c.relkind, c.relreplident
+SELECT n.nspname, c.relname, c.relkind, c.relreplident, coalesce(pg_relation_filenode(c.oid), 0)::text
   FROM tree JOIN pg_class c ON c.oid = tree.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind <> 'p' ORDER BY 1, 2`, formatOID(table))
 	if err != nil {
@@ -236,7 +266,7 @@ SELECT n.nspname, c.relname, c.relkind, c.relreplident
 	}
 	leaves := make([]partitionFacts, len(rows))
 	for i, row := range rows {
-		leaves[i] = partitionFacts{name: row[0] + "." + row[1], sql: quoteTable(row[0], row[1]), kind: row[2], identity: firstByte(row[3])}
+		leaves[i] = partitionFacts{name: row[0] + "." + row[1], sql: quoteTable(row[0], row[1]), kind: row[2], identity: firstByte(row[3]), filenode: row[4]}
 	}
 	return leaves, nil
 }
@@ -333,18 +363,31 @@ func (t *tableFacts) captured() []string {
 }
 
 // relation builds the Relation that the stream would announce.
-func (t *tableFacts) relation(types map[uint32]columnType) *Relation {
+func (t *tableFacts) relation(types map[uint32]ColumnType) *Relation {
 	rel := &Relation{ID: t.oid, Schema: t.ref.Schema, Name: t.ref.Name, Identity: t.identity}
 	identity := t.identityColumns()
 	for _, c := range t.columns {
 		if c.generated {
 			continue
 		}
-		typ := types[c.oid]
-		rel.Columns = append(rel.Columns, Column{Name: c.name, OID: c.oid, Base: typ.Base, Elem: typ.Elem, Delim: typ.Delim,
-			Key: slices.Contains(identity, c.name)})
+		column := Column{Name: c.name, OID: c.oid, Mod: c.mod, Key: slices.Contains(identity, c.name)}
+		column.comeDownTo(types[c.oid])
+		rel.Columns = append(rel.Columns, column)
 	}
+	rel.KeyColumns = rel.indexes(t.key())
 	return rel
+}
+
+// indexes returns the places of the named columns, or nil where one is missing.
+func (r *Relation) indexes(names []string) []int {
+	places := make([]int, len(names))
+	for i, name := range names {
+		places[i] = slices.IndexFunc(r.Columns, func(c Column) bool { return c.Name == name })
+		if places[i] < 0 {
+			return nil
+		}
+	}
+	return places
 }
 
 // typeOIDs lists the types of the columns that logical decoding delivers.

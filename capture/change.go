@@ -3,6 +3,8 @@ package capture
 import (
 	"cmp"
 	"fmt"
+	"math"
+	"slices"
 
 	"github.com/jackc/pglogrepl"
 )
@@ -107,7 +109,29 @@ type Column struct {
 	// Delim stands between the elements of an array where that is not a comma:
 	// ';' of box, ':' of PostGIS' geometry; else 0.
 	Delim byte
-	Key   bool // part of the replica identity
+	// Inner says what the elements are made of where they are arrays themselves (of
+	// a domain over an array); else nil.
+	Inner *ArrayType
+	Key   bool  // part of the replica identity
+	Mod   int32 // type modifier; −1: none
+	// Since is the position of WAL from which on this column, with this name and
+	// type, has been the one of that name: what is known of a row from a change
+	// that committed there or later can stand for a value that WAL leaves out. 0: for
+	// as long as anything is known. [Never]: nothing can.
+	Since LSN
+	// Filled: an old tuple may say NULL where the row had the column's default (a
+	// column that was added with one).
+	Filled bool
+}
+
+// Never is the Since of a column that is not known to be the one of before.
+const Never LSN = math.MaxUint64
+
+// ArrayType says what an array is made of.
+type ArrayType struct {
+	Elem  uint32     `json:"elem"`            // element type with domains unwrapped
+	Delim byte       `json:"delim,omitempty"` // as in Column
+	Inner *ArrayType `json:"inner,omitempty"` // of elements that are arrays; else nil
 }
 
 // Relation is a table as it was when the changes that point to it were written.
@@ -118,6 +142,26 @@ type Relation struct {
 	Name     string
 	Identity byte // pg_class.relreplident: d default, n nothing, f full, i index
 	Columns  []Column
+	// KeyColumns are the columns of the aggregate's key, as indexes into Columns, in
+	// the order of the mapping. nil: nobody has looked for them.
+	KeyColumns []int
+	// Unseen: no look at the catalog has found the table with these columns. The
+	// publication may have left some out for a while, or added some.
+	Unseen bool
+	// Problem says why no row of the relation can be understood; else empty.
+	Problem string
+}
+
+// Wide reports whether the replica identity has more than the aggregate's key. Then
+// the row filter of a publication, if there was one for a while, may have made deletes
+// of updates: it judges the old row by what the identity has of it.
+func (r *Relation) Wide() bool {
+	for i := range r.Columns {
+		if r.Columns[i].Key && !slices.Contains(r.KeyColumns, i) {
+			return true
+		}
+	}
+	return false
 }
 
 // Context is what the writing transaction said of its changes, by
@@ -157,6 +201,10 @@ type Batch struct {
 	// watermark is at or below Reached is applied after the batch's changes that
 	// lie below the watermark, or later. Never goes backwards.
 	Reached LSN
+	// Shapes are those that the tables of the changes, here or in the batches to
+	// come, turned out to have. They must be durable no later than the changes, and
+	// are to be given to the next Open. They are the receiver's.
+	Shapes []Shape
 	// End is where the slot may be confirmed once all batches up to this one are
 	// durable: the end LSN of the last complete transaction, or the WAL end of a
 	// keepalive that came with no transaction open. Never goes backwards; equal

@@ -150,6 +150,8 @@ func (s *survey) checkColumns(t *tableFacts, name string) {
 			case slices.Contains(generated, column) && use.what == "key":
 				s.report.misuse(name+", "+use.what, "name other columns as key in the mapping", "column %s is generated, and logical decoding leaves it out", column)
 			case slices.Contains(generated, column):
+			case use.what == "key":
+				s.report.misuse(name+", "+use.what, t.keyCure(column), "there is no column %s", column)
 			default:
 				s.report.misuse(name+", "+use.what, columnCure(column, columns), "there is no column %s", column)
 			}
@@ -163,6 +165,15 @@ func (s *survey) checkColumns(t *tableFacts, name string) {
 	if len(generated) > 0 {
 		s.report.ok(name+", generated columns", "not captured: %s", strings.Join(generated, ", "))
 	}
+}
+
+// keyCure says what the key may be now that one of its columns is not there.
+func (t *tableFacts) keyCure(column string) string {
+	cure := columnCure(column, t.columnNames())
+	if pk := t.primaryKey(); pk != nil && len(pk.columns) == len(t.ref.Key) {
+		cure += "; if it was renamed, write key: [" + strings.Join(pk.columns, ", ") + "], and the history goes on"
+	}
+	return cure
 }
 
 func columnCure(column string, columns []string) string {

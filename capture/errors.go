@@ -69,6 +69,7 @@ const (
 	codeNotInState         = "55000" // the slot is invalidated, wal_level is too low, …
 	codeLockNotAvailable   = "55P03" // lock_timeout
 	codeQueryCanceled      = "57014" // statement_timeout
+	classData              = "22"    // a text is no value of its type, or is out of range
 	codeUndefinedTable     = "42P01"
 	codeUndefinedColumn    = "42703"
 	codeUndefinedObject    = "42704"

@@ -188,6 +188,14 @@ type typeName struct {
 	name   []byte // of the base type
 }
 
+// String is the qualified name, for people.
+func (n typeName) String() string {
+	if len(n.name) == 0 {
+		return "of an unknown name"
+	}
+	return string(n.schema) + "." + string(n.name)
+}
+
 func decodeType(body []byte) (typeName, error) {
 	c := cursor{b: body}
 	m := typeName{oid: c.uint32(), schema: c.text(), name: c.text()}
@@ -207,11 +215,11 @@ func decodeRelation(body []byte) (*Relation, error) {
 	}
 	for range c.uint16() {
 		flags, name, oid := c.byte(), c.text(), c.uint32()
-		c.uint32() // type modifier
+		mod := int32(c.uint32()) //nolint:gosec // it is signed in the protocol
 		if c.bad {
 			break
 		}
-		r.Columns = append(r.Columns, Column{Name: string(name), OID: oid, Base: oid, Key: flags&columnKeyFlag != 0})
+		r.Columns = append(r.Columns, Column{Name: string(name), OID: oid, Base: oid, Mod: mod, Key: flags&columnKeyFlag != 0})
 	}
 	return r, c.done()
 }

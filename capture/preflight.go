@@ -179,7 +179,7 @@ func (d *Database) survey(ctx context.Context, conn *pgconn.PgConn) (*survey, er
 		return nil, err
 	}
 	var err error
-	if s.slot, err = d.readSlot(ctx, conn); err != nil { // first: baseline.at must not be above the tables
+	if s.slot, err = d.readSlot(ctx, conn); err != nil { // first of all
 		return nil, err
 	}
 	if err := s.failover.read(ctx, conn); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -82,18 +81,14 @@ func (d *Database) takeTurn(ctx context.Context, conn *pgconn.PgConn) error {
 
 // describe turns what the survey found into what the other stages need.
 func (d *Database) describe(ctx context.Context, conn *pgconn.PgConn, s *survey) ([]TableInfo, error) {
-	var oids []uint32
-	for _, t := range s.tables {
-		oids = append(oids, t.typeOIDs()...)
-	}
-	slices.Sort(oids)
-	types, err := resolveTypes(ctx, conn, slices.Compact(oids))
+	types, err := resolveTypes(ctx, conn, typesOf(s.tables))
 	if err != nil {
 		return nil, fmt.Errorf("resolve column types: %w", err)
 	}
 	tables := make([]TableInfo, len(s.tables))
 	for i, t := range s.tables {
-		tables[i] = TableInfo{TableRef: t.ref, Relation: t.relation(types), Rows: t.rows, Generated: t.generatedNames()}
+		tables[i] = TableInfo{TableRef: t.ref, Relation: t.relation(types), Rows: t.rows, Generated: t.generatedNames(),
+			Shape: t.shape(types, s.publication.members[t.ref.String()])}
 		if pk := t.primaryKey(); pk != nil {
 			tables[i].PrimaryKey = pk.columns
 		}
@@ -128,18 +123,37 @@ func (d *Database) establish(ctx context.Context, conn *pgconn.PgConn, s *survey
 	if err != nil {
 		return nil, err
 	}
-	publication, err := d.readPublication(ctx, conn)
+	base, err := d.baselineOf(ctx, conn, s.identity, tables)
 	if err != nil {
 		return nil, err
 	}
-	for i := range tables {
-		tables[i].Lineage = publication.lineage(tables[i].TableRef, tables[i].Relation.ID)
-	}
 	d.mu.Lock()
-	d.baseline = &baseline{identity: s.identity, at: s.slot.Current, tables: tables, publication: publication}
+	d.baseline = base
 	d.mu.Unlock()
 	d.bind(s.identity.place())
-	return &Prepared{Identity: s.identity, Server: s.server.version, Slot: slot.info(created), Tables: tables}, nil
+	return &Prepared{Identity: s.identity, Server: s.server.version, Slot: slot.info(created), Tables: tables, Seen: base.after}, nil
+}
+
+// baselineOf looks at the catalog once more, with everything made, and completes the
+// tables that the survey found. Who has altered one of them since is told to start
+// again.
+func (d *Database) baselineOf(ctx context.Context, conn *pgconn.PgConn, id Identity, tables []TableInfo) (*baseline, error) {
+	l, err := d.see(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	base := &baseline{span: l.span, identity: id, tables: tables, publication: l.publication, shapes: l.shapes()}
+	var errs []error
+	for i, t := range l.tables {
+		errs = append(errs, d.tableDifferences(t, tables[i].Relation, l.publication)...)
+		tables[i].Lineage = l.publication.lineage(tables[i].TableRef, t.oid)
+		tables[i].Relation, tables[i].Shape = t.relation(l.types), base.shapes[i]
+		tables[i].PrimaryKey = nil
+		if pk := t.primaryKey(); pk != nil {
+			tables[i].PrimaryKey = pk.columns
+		}
+	}
+	return base, errors.Join(errs...)
 }
 
 // undo takes back what establish made, on a session of its own: that of the

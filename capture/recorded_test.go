@@ -311,7 +311,7 @@ func FuzzAssembler(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		a := recordedAssembler()
-		a.rels.resolve = func(context.Context, []uint32) (map[uint32]columnType, error) { return nil, nil }
+		a.rels.resolve = func(context.Context, []uint32) (map[uint32]ColumnType, error) { return nil, nil }
 		var before Position
 		for len(data) >= 2 {
 			n := min(int(binary.BigEndian.Uint16(data)), len(data)-2)

@@ -24,6 +24,7 @@ type TableInfo struct {
 	// and the rows of a replaced table went without a DELETE, so that what is known
 	// of the table has to be compared with it. Empty in Doctor's report.
 	Lineage string
+	Shape   Shape // as the catalog has it, without what was before
 }
 
 // SlotInfo is what the server says of the slot.
@@ -42,6 +43,9 @@ type Prepared struct {
 	Server   int // server_version_num: 150020
 	Slot     SlotInfo
 	Tables   []TableInfo
+	// Seen is a position of WAL: what commits there or above was written under what
+	// Tables say, or later.
+	Seen LSN
 }
 
 // Snapshot is what a chunk's transaction could see: pg_current_snapshot().

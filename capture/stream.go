@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,6 +51,7 @@ type Stream struct {
 	limit     atomic.Uint64         // what may be confirmed: start, then End of the last batch
 	waiting   atomic.Int64          // since when Next waits for bytes, microseconds since 1970; 0: it does not
 	failure   atomic.Pointer[error] // why the session is over
+	found     atomic.Pointer[look]  // the newest of the watch, until Next takes it in
 	asked     chan struct{}         // the server wants a status
 	advanced  chan struct{}         // there is more to confirm
 
@@ -79,7 +81,7 @@ func (d *Database) Open(ctx context.Context, start LSN) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	rels := newRelations(d.tables, d.preparedCatalog(), d.lookUpTypes)
+	rels := d.relations()
 	rels.charset = session.charset
 	s := newStream(d.cfg, session, rels, start, metrics)
 	s.asm.texts = newTexts(session.charset, d.tables, d.preparedTables())
@@ -109,10 +111,43 @@ func (s *Stream) run(ctx context.Context, d *Database) {
 	s.writer.Go(func() { s.keepStatus(ctx) })
 	s.watchers.Go(func() { s.guard(ctx, d.slotActive) })
 	s.watchers.Go(func() {
-		if err := d.watch(ctx); err != nil && ctx.Err() == nil {
+		err := d.watch(ctx, func(l *look) {
+			s.found.Store(l)
+			s.wake()
+		})
+		if err != nil && ctx.Err() == nil {
 			s.fail(err)
 		}
 	})
+}
+
+// relations knows the tables as Prepare and the newest Recall have them.
+func (d *Database) relations() *relations {
+	rels := newRelations(d.tables, d.preparedCatalog(), d.lookUpTypes)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.baseline != nil {
+		rels.begin(d.lookAgain, d.baseline.span, slices.Clone(d.baseline.shapes))
+	}
+	return rels
+}
+
+// Recall has the next Open begin with the shapes of tables that Prepare found, each
+// as it follows what is remembered of the table: see [Shape.Follow].
+func (d *Database) Recall(shapes []Shape) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.baseline == nil {
+		return
+	}
+	base := *d.baseline // others may be looking at it
+	base.shapes = slices.Clone(base.shapes)
+	for i := range base.shapes {
+		if at := slices.IndexFunc(shapes, func(s Shape) bool { return s.Table == base.shapes[i].Table }); at >= 0 {
+			base.shapes[i] = shapes[at]
+		}
+	}
+	d.baseline = &base
 }
 
 // preparedCatalog says where Prepare found the mapped tables.
@@ -122,7 +157,7 @@ func (d *Database) preparedCatalog() catalog {
 	if d.baseline == nil {
 		return catalog{}
 	}
-	found := catalog{at: d.baseline.at, tables: make(map[uint32]tableName, len(d.baseline.tables))}
+	found := catalog{at: d.baseline.before, tables: make(map[uint32]tableName, len(d.baseline.tables))}
 	for _, t := range d.baseline.tables {
 		found.tables[t.Relation.ID] = tableName{t.Schema, t.Name}
 	}
@@ -141,7 +176,7 @@ func (d *Database) preparedTables() []TableInfo {
 
 // lookUpTypes is resolveTypes on a connection of its own, which a stream needs
 // once for each type that a user made.
-func (d *Database) lookUpTypes(ctx context.Context, oids []uint32) (map[uint32]columnType, error) {
+func (d *Database) lookUpTypes(ctx context.Context, oids []uint32) (map[uint32]ColumnType, error) {
 	conn, err := d.connect(ctx, false)
 	if err != nil {
 		return nil, err
@@ -167,7 +202,11 @@ func (s *Stream) Next(ctx context.Context) (*Batch, error) {
 		s.given, s.lingering = false, time.Time{}
 	}
 	for {
-		if err := s.consume(ctx); err != nil {
+		err := s.takeLook()
+		if err == nil {
+			err = s.consume(ctx)
+		}
+		if err != nil {
 			if ctx.Err() == nil {
 				s.fail(err)
 			}
@@ -185,6 +224,16 @@ func (s *Stream) Next(ctx context.Context) (*Batch, error) {
 			return s.pass(), nil
 		}
 	}
+}
+
+// takeLook takes in what the watch saw: the columns of a table may have changed and no
+// row of it since.
+func (s *Stream) takeLook() error {
+	l := s.found.Swap(nil)
+	if l == nil {
+		return nil
+	}
+	return s.asm.rels.adopt(l)
 }
 
 // consume takes the messages that the buffer holds into the batch.
@@ -259,6 +308,9 @@ func (s *Stream) ready() (until time.Time, ready bool) {
 	if s.asm.passed() > 0 {
 		return s.linger()
 	}
+	if len(s.asm.rels.changed) > 0 {
+		return time.Time{}, true
+	}
 	if s.asm.out.Reached == s.reached && s.asm.out.End == s.end {
 		return time.Time{}, false
 	}
@@ -284,6 +336,7 @@ func (s *Stream) linger() (until time.Time, ready bool) {
 // pass returns the batch.
 func (s *Stream) pass() *Batch {
 	batch := s.asm.batch()
+	batch.Shapes, s.asm.rels.changed = s.asm.rels.changed, nil
 	s.given, s.at = true, time.Now()
 	s.reached, s.end = batch.Reached, batch.End
 	s.limit.Store(uint64(batch.End))

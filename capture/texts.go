@@ -58,7 +58,7 @@ func treatments(ref TableRef, rel *Relation) []treatment {
 	for i := range rel.Columns {
 		c := &rel.Columns[i]
 		switch name := c.Name; {
-		case slices.Contains(ref.Key, name), len(ref.Key) == 0 && c.Key && rel.Identity != identityFull:
+		case slices.Contains(rel.KeyColumns, i), slices.Contains(ref.Key, name), len(ref.Key) == 0 && c.Key && rel.Identity != identityFull:
 			plan[i] = keyOrRefused
 		case slices.Contains(ref.Omit, name):
 			plan[i] = leftAlone

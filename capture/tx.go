@@ -134,6 +134,10 @@ func (a *assembler) message(ctx context.Context, at LSN, data []byte) error {
 		if at == 0 || a.tx.open {
 			at = a.tx.commit
 		}
+		var conn *ConnError
+		if refused(err) || misused(err) || errors.As(err, &conn) {
+			return fmt.Errorf("transaction that commits at %s: %w", at, err)
+		}
 		return decodeError(kind, at, err)
 	}
 	return nil

@@ -97,7 +97,7 @@ var tablesMsgs = [][]byte{
 	relationMsg(otherID, "public", "other", "id"),
 }
 
-func noTypes(context.Context, []uint32) (map[uint32]columnType, error) {
+func noTypes(context.Context, []uint32) (map[uint32]ColumnType, error) {
 	return nil, errors.New("the catalog was asked")
 }
 

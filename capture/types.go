@@ -12,11 +12,25 @@ import (
 // servers: below it they are assigned by hand and for ever.
 const firstUserOID = 10000
 
-// columnType is what a declared type comes down to.
-type columnType struct {
-	Base  uint32 // with domains unwrapped
-	Elem  uint32 // of an array: element type with domains unwrapped; else 0
-	Delim byte   // as in Column
+// ColumnType is what a declared type comes down to.
+type ColumnType struct {
+	Base  uint32     `json:"base"`            // with domains unwrapped
+	Elem  uint32     `json:"elem,omitempty"`  // of an array: element type with domains unwrapped; else 0
+	Delim byte       `json:"delim,omitempty"` // as in Column
+	Inner *ArrayType `json:"inner,omitempty"` // as in Column
+}
+
+// comeDownTo fills in what the column's type comes down to.
+func (c *Column) comeDownTo(t ColumnType) {
+	c.Base, c.Elem, c.Delim, c.Inner = t.Base, t.Elem, t.Delim, t.Inner
+}
+
+// equal reports whether both arrays are made of the same.
+func (a *ArrayType) equal(b *ArrayType) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Elem == b.Elem && a.Delim == b.Delim && a.Inner.equal(b.Inner)
 }
 
 // builtins are the types of every server that have an array type.
@@ -49,17 +63,17 @@ var builtins = [...]struct {
 }
 
 // builtinType returns what a type below firstUserOID comes down to.
-func builtinType(oid uint32) columnType {
+func builtinType(oid uint32) ColumnType {
 	for i := range builtins {
 		if builtins[i].array == oid {
-			t := columnType{Base: oid, Elem: builtins[i].oid}
+			t := ColumnType{Base: oid, Elem: builtins[i].oid}
 			if builtins[i].name == "box" {
 				t.Delim = ';'
 			}
 			return t
 		}
 	}
-	return columnType{Base: oid}
+	return ColumnType{Base: oid}
 }
 
 // builtinOID finds a type by its name in pg_type, where an array type has an
@@ -101,9 +115,9 @@ type typeRow struct {
 }
 
 // resolveTypes returns what each of the types comes down to. A type that the
-// catalog does not have, because it was dropped, comes down to itself.
-func resolveTypes(ctx context.Context, conn *pgconn.PgConn, oids []uint32) (map[uint32]columnType, error) {
-	resolved := make(map[uint32]columnType, len(oids))
+// catalog does not have, because it was dropped, is not among them.
+func resolveTypes(ctx context.Context, conn *pgconn.PgConn, oids []uint32) (map[uint32]ColumnType, error) {
+	resolved := make(map[uint32]ColumnType, len(oids))
 	var list strings.Builder
 	for _, oid := range oids {
 		if oid < firstUserOID {
@@ -127,20 +141,30 @@ func resolveTypes(ctx context.Context, conn *pgconn.PgConn, oids []uint32) (map[
 		catalog[parseOID(row[0])] = typeRow{domainOf: parseOID(row[1]), arrayOf: parseOID(row[2]), delim: row[3]}
 	}
 	for _, oid := range oids {
-		if oid < firstUserOID {
+		if _, there := catalog[oid]; !there || oid < firstUserOID {
 			continue
 		}
-		base := unwrap(catalog, oid)
-		t := columnType{Base: base}
-		if elem := catalog[base].arrayOf; elem != 0 {
-			t.Elem = unwrap(catalog, elem)
-			if delim := catalog[base].delim; delim != "" {
-				t.Delim = delim[0]
-			}
+		t := ColumnType{Base: unwrap(catalog, oid)}
+		if array := arrayType(catalog, t.Base); array != nil {
+			t.Elem, t.Delim, t.Inner = array.Elem, array.Delim, array.Inner
 		}
 		resolved[oid] = t
 	}
 	return resolved, nil
+}
+
+// arrayType says what an array is made of, at any depth; nil if oid is none.
+func arrayType(catalog map[uint32]typeRow, oid uint32) *ArrayType {
+	elem := catalog[oid].arrayOf
+	if elem == 0 {
+		return nil
+	}
+	array := &ArrayType{Elem: unwrap(catalog, elem)}
+	if delim := catalog[oid].delim; delim != "" {
+		array.Delim = delim[0]
+	}
+	array.Inner = arrayType(catalog, array.Elem)
+	return array
 }
 
 // unwrap follows domains down to the type that they are made of. A domain

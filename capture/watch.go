@@ -11,20 +11,22 @@ import (
 
 // baseline is what Prepare found and everything after it relies on.
 type baseline struct {
+	span
 	identity    Identity
-	at          LSN // end of WAL before the tables were looked at
 	tables      []TableInfo
 	publication *publicationFacts
+	shapes      []Shape // in the order of tables
 }
 
 // recheckTimeout bounds one round of the watch.
 const recheckTimeout = 30 * time.Second
 
 // watch looks every ten seconds whether publication, tables and slot are as
-// Prepare found them. It returns the *Refusal when they are not, a *ConnError when
-// another server answers, and the context's error when ctx ends. Whether the server
-// can be reached is not its business: it tries again, and the stream notices by itself.
-func (d *Database) watch(ctx context.Context) error {
+// Prepare found them, and hands each look on. It returns the *Refusal when they are
+// not, a *UsageError when the mapping does not fit any more, a *ConnError when another
+// server answers, and the context's error when ctx ends. Whether the server can be
+// reached is not its business: it tries again, and the stream notices by itself.
+func (d *Database) watch(ctx context.Context, found func(*look)) error {
 	var conn *pgconn.PgConn
 	defer func() {
 		if conn != nil {
@@ -45,8 +47,12 @@ func (d *Database) watch(ctx context.Context) error {
 			conn, err = d.connect(ctx, false) // refused or not: the stream may still be up
 		}
 		if err == nil {
-			if err = d.recheck(ctx, conn); refused(err) {
+			var l *look
+			if l, err = d.check(ctx, conn); refused(err) || misused(err) {
 				return err
+			}
+			if err == nil {
+				found(l)
 			}
 		}
 		if strayed(err) {
@@ -69,36 +75,34 @@ func (d *Database) watch(ctx context.Context) error {
 
 // recheck compares the catalog with the baseline.
 func (d *Database) recheck(ctx context.Context, conn *pgconn.PgConn) error {
+	_, err := d.check(ctx, conn)
+	return err
+}
+
+// check is recheck that returns what it saw.
+func (d *Database) check(ctx context.Context, conn *pgconn.PgConn) (*look, error) {
 	d.mu.Lock()
 	was := d.baseline
 	d.mu.Unlock()
 	if was == nil {
-		return errors.New("check publication and slot: Prepare has not succeeded yet")
+		return nil, errors.New("check publication and slot: Prepare has not succeeded yet")
 	}
 	ctx, cancel := context.WithTimeout(ctx, recheckTimeout)
 	defer cancel()
 	if err := d.recheckCluster(ctx, conn, was); err != nil {
-		return err
+		return nil, err
 	}
 	slot, err := d.readSlot(ctx, conn)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	d.metrics.retained.Set(float64(slot.Retained))
 	d.metrics.safe.Set(float64(slot.Safe))
-	publication, err := d.readPublication(ctx, conn)
+	l, err := d.see(ctx, conn)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var s survey
-	if err := s.readTables(ctx, conn, d.tables); err != nil {
-		return err
-	}
-	errs := append(d.slotDifferences(&slot, was, serverMajor(conn)), d.publicationDifferences(publication, was, serverMajor(conn))...)
-	for i, t := range s.tables {
-		errs = append(errs, d.tableDifferences(t, was.tables[i].Relation, publication)...)
-	}
-	return errors.Join(errs...)
+	return l, errors.Join(append(d.slotDifferences(&slot, was, serverMajor(conn)), d.differences(l, was, serverMajor(conn))...)...)
 }
 
 // recheckCluster makes sure that the session did not end up in another cluster,
@@ -206,6 +210,12 @@ func (d *Database) tableDifferences(now *tableFacts, was *Relation, publication 
 			Cure: "run `backstory doctor`"})
 	}
 	return errs
+}
+
+// misused reports whether err, or an error in it, is a *UsageError.
+func misused(err error) bool {
+	var usage *UsageError
+	return errors.As(err, &usage)
 }
 
 // refused reports whether err, or an error in it, is a *Refusal.

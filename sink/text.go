@@ -131,7 +131,7 @@ func parseCause(b []byte) (transform.Cause, bool) {
 	if b == nil {
 		return transform.NoCause, true
 	}
-	for c := transform.Truncated; c <= transform.KeyChanged; c++ {
+	for c := transform.Truncated; c <= transform.SchemaChange; c++ {
 		if c.String() == string(b) {
 			return c, true
 		}

@@ -11,7 +11,8 @@ const maxDimensions = 6
 var errArray = errors.New("the value is no array as Postgres writes it")
 
 // appendArray turns a Postgres array, "{1,NULL}" or "[0:1]={…}", into a JSON
-// array of its elements' form, nested as the array is. Lower bounds are dropped.
+// array of its elements' form, nested as the array is. Lower bounds are dropped. An
+// element that is an array itself, which only a domain can be, is one at any depth.
 func (e *encoder) appendArray(dst []byte, c codec, text []byte) ([]byte, error) {
 	if len(text) > 0 && text[0] == '[' {
 		at := bytes.IndexByte(text, '=')
@@ -67,7 +68,7 @@ func (e *encoder) appendElement(dst []byte, c codec, text []byte) ([]byte, int, 
 		if n == 0 {
 			return dst, 0, errArray
 		}
-		dst, err := appendScalar(dst, c.form, e.element)
+		dst, err := e.appendQuoted(dst, c)
 		return dst, n, err
 	}
 	n, escaped := 0, false
@@ -87,15 +88,34 @@ func (e *encoder) appendElement(dst []byte, c codec, text []byte) ([]byte, int, 
 	if string(element) == "NULL" {
 		return append(dst, "null"...), n, nil
 	}
+	if c.inner != nil {
+		return dst, 0, errArray // its braces would be quoted
+	}
 	dst, err := appendScalar(dst, c.form, element)
 	return dst, n, err
 }
 
+// appendQuoted appends the element that unquote has taken.
+func (e *encoder) appendQuoted(dst []byte, c codec) ([]byte, error) {
+	element := e.elements[e.depth]
+	if c.inner == nil {
+		return appendScalar(dst, c.form, element)
+	}
+	e.depth++
+	dst, err := e.appendArray(dst, *c.inner, element)
+	e.depth--
+	return dst, err
+}
+
 // unquote puts the quoted element at the beginning of text, without its quotes
-// and escapes, into e.element, and returns its length in text; 0 if its end is
-// missing.
+// and escapes, into the buffer of its depth, and returns its length in text; 0 if its
+// end is missing.
 func (e *encoder) unquote(text []byte) int {
-	e.element = e.element[:0]
+	if e.depth == len(e.elements) {
+		e.elements = append(e.elements, nil)
+	}
+	element := e.elements[e.depth][:0]
+	defer func() { e.elements[e.depth] = element }()
 	for i := 1; i < len(text); i++ {
 		switch text[i] {
 		case '"':
@@ -105,7 +125,7 @@ func (e *encoder) unquote(text []byte) int {
 				return 0
 			}
 		}
-		e.element = append(e.element, text[i])
+		element = append(element, text[i])
 	}
 	return 0
 }

@@ -15,6 +15,9 @@ import (
 // fit.
 func (m *Mapping) Bind(tables []capture.TableInfo) error {
 	d := &decoder{file: m.file, places: m.places}
+	if m.derived == nil {
+		m.derived = make(map[*Table]bool)
+	}
 	for i, t := range m.Tables {
 		path := cmp.Or(m.paths[t], fmt.Sprintf("tables[%d]", i))
 		at := slices.IndexFunc(tables, func(info capture.TableInfo) bool {
@@ -24,6 +27,10 @@ func (m *Mapping) Bind(tables []capture.TableInfo) error {
 			d.fail(path+".table", "the database has no table %s", t)
 			continue
 		}
+		if len(t.Key) == 0 || m.derived[t] {
+			m.derived[t] = true
+			d.bindKey(t, &tables[at], path)
+		}
 		d.bind(t, &tables[at], path)
 	}
 	return d.err()
@@ -31,9 +38,6 @@ func (m *Mapping) Bind(tables []capture.TableInfo) error {
 
 // bind fits one table.
 func (d *decoder) bind(t *Table, info *capture.TableInfo, path string) {
-	if len(t.Key) == 0 {
-		d.bindKey(t, info, path)
-	}
 	columns := make([]string, len(info.Relation.Columns))
 	for i := range info.Relation.Columns {
 		columns[i] = info.Relation.Columns[i].Name

@@ -69,6 +69,21 @@ func (e *FoldError) Error() string {
 // Refused reports that going on would build on a broken history.
 func (e *FoldError) Refused() bool { return true }
 
+// UnmappableError says that WAL does not have what a change's events need: for
+// instance the old key, under a replica identity that lacked it. Only a comparison of
+// the table with what is known of it can tell what the change did.
+type UnmappableError struct {
+	Problem string
+}
+
+// Error reads "problem; cure: …".
+func (e *UnmappableError) Error() string {
+	return e.Problem + "; cure: run `backstory backfill --reconcile`, which passes over such changes and compares the table with the state"
+}
+
+// Refused tells callers in other packages what kind of error it is.
+func (e *UnmappableError) Refused() bool { return true }
+
 // valueError says that a value can't be told as it is. An operator decides what
 // becomes of it.
 type valueError string

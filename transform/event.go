@@ -31,6 +31,7 @@ const (
 	Truncated            // "truncate": the table was truncated
 	Reconciliation       // "reconciliation": a backfill found a difference
 	KeyChanged           // "key-changed": the primary key was changed; Related is the other id
+	SchemaChange         // "schema-change": a row differs because the table's columns changed
 )
 
 // String returns the header's value; empty for NoCause.
@@ -42,6 +43,8 @@ func (c Cause) String() string {
 		return "reconciliation"
 	case KeyChanged:
 		return "key-changed"
+	case SchemaChange:
+		return "schema-change"
 	}
 	return ""
 }

@@ -22,6 +22,9 @@ type Mapping struct {
 	file   string           // as ParseMapping was told, and where things stand in it
 	places map[string]place // by path, for the messages of Bind
 	paths  map[*Table]string
+	// derived are the tables whose key the file does not name: it is the primary key of
+	// the newest Bind.
+	derived map[*Table]bool
 }
 
 // Table is one mapped table. The address identifies it in the running bridge,
@@ -161,16 +164,20 @@ func (m *Mapping) Refs() []capture.TableRef {
 
 // encodingVersion is part of the fingerprint: it counts the ways in which this
 // package has turned the same change into bytes.
-const encodingVersion = 1
+const encodingVersion = 2
 
 // Fingerprint is a hash of everything in the mapping of the table that makes the
 // bytes of its events; the topics are not in it. It is to be asked for after
 // Bind, when the key is known.
-func (t *Table) Fingerprint() [32]byte {
+func (t *Table) Fingerprint() [32]byte { return t.FingerprintAs(t.Schema, t.Name, t.Key) }
+
+// FingerprintAs is the fingerprint that the mapping would have if the table and the
+// columns of its key had these names: none of them is in the bytes of an event.
+func (t *Table) FingerprintAs(schema, name string, key []string) [32]byte {
 	h := sha256.New()
 	hashInt(h, encodingVersion)
-	hashText(h, t.Schema, t.Name, t.Aggregate, t.TypePrefix, t.Reason)
-	hashText(h, t.Key...)
+	hashText(h, schema, name, t.Aggregate, t.TypePrefix, t.Reason)
+	hashText(h, key...)
 	hashText(h, slices.Sorted(slices.Values(t.Omit))...)
 	for _, column := range slices.Sorted(maps.Keys(t.Fields)) {
 		if field := t.Fields[column]; field != column {

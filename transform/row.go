@@ -57,7 +57,7 @@ func (t *Transformer) move(s *subject) error {
 	if err != nil {
 		return err
 	}
-	image := from.oldImage(more)
+	image, made := from.oldImage(more)
 	if more {
 		from.related = from.out.copy(to.key)
 		if err := t.delete(&from); err != nil {
@@ -68,32 +68,34 @@ func (t *Transformer) move(s *subject) error {
 		return nil
 	}
 	to.related = to.out.copy(from.key)
-	return t.arrive(&to, from.key, image)
+	return t.arrive(&to, from.key, image, made)
 }
 
 // oldImage returns the image that the aggregate had before the change gives it
-// another key; nil if the state never knew it. If the end of the aggregate is in
-// the state already, and more of it is not open, the image is the one that Moved
-// has kept. That one is of no use any more when the change is in the state.
-func (s *subject) oldImage(open bool) []byte {
+// another key, and where it was made; nil if the state never knew it. If the end of
+// the aggregate is in the state already, and more of it is not open, the image is the
+// one that Moved has kept, and where it was made is not known: 0. That one is of no use
+// any more when the change is in the state.
+func (s *subject) oldImage(open bool) (image []byte, made capture.LSN) {
 	if open && !s.seen() {
-		return s.entry.Image
+		return s.entry.Image, s.entry.Place.Pos.LSN
 	}
-	image := s.states.OldImage(s.change.Pos)
+	image = s.states.OldImage(s.change.Pos)
 	if image != nil {
 		s.states.SetOldImage(s.change.Pos, nil)
 	}
-	return image
+	return image, 0
 }
 
 // arrive is the second half of move. Values that WAL left out come from the
 // image of the old key, never from a former life of the new one.
-func (t *Transformer) arrive(s *subject, oldKey, oldImage []byte) error {
+func (t *Transformer) arrive(s *subject, oldKey, oldImage []byte, made capture.LSN) error {
 	if err := t.encodeNew(s.plan, s.change); err != nil {
 		return err
 	}
-	if oldImage == nil && s.seen() {
-		oldImage, oldKey = s.entry.Image, s.key // the row has arrived, with all its values
+	arrived := oldImage == nil && s.seen() // with all its values
+	if arrived {
+		oldImage, oldKey = s.entry.Image, s.key
 	}
 	filled := false
 	if oldImage != nil {
@@ -101,7 +103,7 @@ func (t *Transformer) arrive(s *subject, oldKey, oldImage []byte) error {
 			return fmt.Errorf("image of aggregate %q: %w", oldKey, err)
 		}
 		for i, v := range t.values {
-			if m := t.place[i]; v == nil && m >= 0 {
+			if m := t.place[i]; v == nil && m >= 0 && (arrived || t.fits(s.plan.columns[i].since, made)) {
 				t.values[i] = t.members[m].value
 				filled = true
 			}
@@ -214,7 +216,7 @@ func (t *Transformer) late(s *subject) error {
 		if err := t.match(s.plan, s.entry.Image); err != nil {
 			return fmt.Errorf("image of aggregate %q: %w", s.key, err)
 		}
-		_, incomplete, err := t.collect(s.plan, true)
+		_, incomplete, err := t.collect(s, true)
 		if err != nil {
 			return err
 		}

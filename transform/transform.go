@@ -20,6 +20,8 @@ type Transformer struct {
 	names   map[*Table]*names
 	plans   map[*capture.Relation]*plan // nil plan: the relation is not mapped
 
+	base capture.LSN // added to the positions of changes
+
 	lastRelation *capture.Relation
 	lastPlan     *plan
 
@@ -48,6 +50,10 @@ func New(m *Mapping, id capture.Identity) *Transformer {
 	return t
 }
 
+// Rebase says what was added to the positions of all changes to come: the Since of a
+// column is one of WAL.
+func (t *Transformer) Rebase(base capture.LSN) { t.base = base }
+
 // Table returns the mapped table of a relation, or nil.
 func (t *Transformer) Table(rel *capture.Relation) *Table {
 	if rel == t.lastRelation && t.lastPlan != nil {
@@ -62,6 +68,9 @@ var errUnmapped = errors.New("the table is not mapped")
 func (t *Transformer) plan(rel *capture.Relation) (*plan, error) {
 	if rel == t.lastRelation {
 		return t.lastPlan, nil
+	}
+	if rel.Problem != "" {
+		return nil, &UnmappableError{Problem: rel.Problem}
 	}
 	p, ok := t.plans[rel]
 	if !ok {
@@ -130,6 +139,9 @@ func (t *Transformer) apply(p *plan, out *Output, c *capture.Change, st States) 
 	case capture.OpUpdate:
 		return t.update(&s)
 	case capture.OpDelete:
+		if err := p.identified(c.Old); err != nil {
+			return err
+		}
 		if t.key, err = p.appendKey(t.key[:0], c.Old, nil); err != nil {
 			return fmt.Errorf("old row: %w", err)
 		}
@@ -171,12 +183,30 @@ func (t *Transformer) KeyOf(c *capture.Change, dst []byte) ([]byte, error) {
 	return dst, nil
 }
 
+// identified makes sure that an old row has the key.
+func (p *plan) identified(old []capture.Value) error {
+	for _, at := range p.key {
+		if at < len(old) && old[at].Kind == capture.Absent {
+			return &UnmappableError{Problem: fmt.Sprintf("key column %q is not in the row: the replica identity of that time did not have it", p.keyName(at))}
+		}
+	}
+	return nil
+}
+
+// kept makes sure that an update without an old row has kept the key.
+func (p *plan) kept() error {
+	if p.covered {
+		return nil
+	}
+	return &UnmappableError{Problem: "an update may have changed the key, and does not say from what: the replica identity of that time did not have it"}
+}
+
 // appendKey appends the aggregate id of a row. A key value that an update left
 // out (a large text as key) is taken from the other row.
 func (p *plan) appendKey(dst []byte, row, other []capture.Value) ([]byte, error) {
 	var room [4][]byte
 	parts := room[:0]
-	for i, at := range p.key {
+	for _, at := range p.key {
 		var v capture.Value
 		if at < len(row) {
 			v = row[at]
@@ -188,12 +218,21 @@ func (p *plan) appendKey(dst []byte, row, other []capture.Value) ([]byte, error)
 		case capture.Text:
 			parts = append(parts, v.Data)
 		case capture.Null:
-			return dst, fmt.Errorf("key column %q is null: choose columns that are NOT NULL as key", p.table.Key[i])
+			return dst, fmt.Errorf("key column %q is null: choose columns that are NOT NULL as key", p.keyName(at))
 		default:
-			return dst, fmt.Errorf("key column %q is not in the row: it must be part of the replica identity", p.table.Key[i])
+			return dst, fmt.Errorf("key column %q is not in the row: it must be part of the replica identity", p.keyName(at))
 		}
 	}
 	return AppendKey(dst, parts...), nil
+}
+
+// keyName is the name of a key column.
+func (p *plan) keyName(at int) string { return p.rel.Columns[at].Name }
+
+// fits reports whether an image that a change at the position has made can stand for
+// a value of a column that has been what it is since then.
+func (t *Transformer) fits(since, made capture.LSN) bool {
+	return since == 0 || made >= t.base && made-t.base >= since
 }
 
 // load reads the entry of s.key and finds the index of the next event, at least

@@ -40,7 +40,14 @@ func (t *Transformer) update(s *subject) error {
 	if t.key, err = s.plan.appendKey(t.key[:0], c.New, c.Old); err != nil {
 		return fmt.Errorf("new row: %w", err)
 	}
-	if len(c.Old) > 0 {
+	if len(c.Old) == 0 {
+		if err := s.plan.kept(); err != nil {
+			return err
+		}
+	} else {
+		if err := s.plan.identified(c.Old); err != nil {
+			return err
+		}
 		if t.oldKey, err = s.plan.appendKey(t.oldKey[:0], c.Old, nil); err != nil {
 			return fmt.Errorf("old row: %w", err)
 		}
@@ -157,7 +164,7 @@ func (t *Transformer) compareOld(s *subject) error {
 	}
 	for i := range s.plan.columns {
 		v, m := c.Old[s.plan.columns[i].at], t.place[i]
-		if m < 0 || v.Kind != capture.Text && v.Kind != capture.Null {
+		if m < 0 || v.Kind != capture.Text && v.Kind != capture.Null || !t.comparable(s, i) {
 			continue
 		}
 		old, err := t.encode(s.plan, i, v)
@@ -177,6 +184,15 @@ func (t *Transformer) compareOld(s *subject) error {
 		return nil
 	}
 	return nil
+}
+
+// comparable reports whether an old row and the image must have the same value of
+// column i of the plan. A column that is younger than the image need not, nor one
+// that was added with a default: of that, the old row of a row that is older says NULL.
+func (t *Transformer) comparable(s *subject, i int) bool {
+	column := &s.plan.columns[i]
+	filled := s.plan.rel.Columns[column.at].Filled && s.change.Old[column.at].Kind == capture.Null
+	return !filled && t.fits(column.since, s.entry.Place.Pos.LSN)
 }
 
 // create makes the event that gives the aggregate its first state, or notes the
@@ -258,10 +274,10 @@ func (t *Transformer) createWhole(s *subject, eventType string) error {
 // differ makes the events of the difference between the matched image and the
 // encoded row: one for each rule whose fields differ, in the order of the rules,
 // and the …Updated event behind them. A value that WAL left out is that of the
-// image if the image may fill it; else, or if the image does not have it, the
-// row has to be read again.
+// image if the image may fill it, and was made while the column was the one that it
+// is; else, or if the image does not have it, the row has to be read again.
 func (t *Transformer) differ(s *subject, fill bool) error {
-	filled, incomplete, err := t.collect(s.plan, fill)
+	filled, incomplete, err := t.collect(s, fill)
 	if err != nil {
 		return err
 	}
@@ -298,13 +314,14 @@ func (t *Transformer) differ(s *subject, fill bool) error {
 // columns that the table has no more come last and become null. It reports
 // whether the image filled a value that WAL left out, and whether one is missing
 // for good.
-func (t *Transformer) collect(p *plan, fill bool) (filled, incomplete bool, err error) {
+func (t *Transformer) collect(s *subject, fill bool) (filled, incomplete bool, err error) {
+	p, made := s.plan, s.entry.Place.Pos.LSN
 	t.changes = t.changes[:0]
 	sorted := true
 	for i, v := range t.values {
 		m := t.place[i]
 		switch {
-		case v == nil && m >= 0 && fill:
+		case v == nil && m >= 0 && fill && t.fits(p.columns[i].since, made):
 			filled = true
 			continue
 		case v == nil:

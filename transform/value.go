@@ -51,29 +51,45 @@ var forms = map[uint32]form{
 type codec struct {
 	form      form
 	array     bool
-	delimiter byte // of array elements
+	delimiter byte   // of array elements
+	inner     *codec // of array elements that are arrays themselves; else nil
 }
 
 // codecOf returns the codec of a column. Domains are written as their base type.
 func codecOf(c *capture.Column, int64Text bool) codec {
-	oid, array := c.Base, false
-	if c.Elem != 0 {
-		oid, array = c.Elem, true
+	if c.Elem == 0 {
+		return codec{form: formOf(c.Base, int64Text)}
 	}
-	f := forms[oid]
-	if f == formInt64 && int64Text {
-		f = formInt64Text
-	}
-	delimiter := byte(',')
-	if c.Delim != 0 {
-		delimiter = c.Delim
-	}
-	return codec{form: f, array: array, delimiter: delimiter}
+	return arrayCodec(&capture.ArrayType{Elem: c.Elem, Delim: c.Delim, Inner: c.Inner}, int64Text)
 }
 
-// encoder appends values as JSON. Its buffer serves the elements of arrays.
+// arrayCodec returns the codec of an array.
+func arrayCodec(a *capture.ArrayType, int64Text bool) codec {
+	c := codec{form: formOf(a.Elem, int64Text), array: true, delimiter: ','}
+	if a.Delim != 0 {
+		c.delimiter = a.Delim
+	}
+	if a.Inner != nil {
+		inner := arrayCodec(a.Inner, int64Text)
+		c.inner = &inner
+	}
+	return c
+}
+
+// formOf returns the form of a type that is no domain and no array.
+func formOf(oid uint32, int64Text bool) form {
+	f := forms[oid]
+	if f == formInt64 && int64Text {
+		return formInt64Text
+	}
+	return f
+}
+
+// encoder appends values as JSON. Its buffers serve the elements of arrays, one for
+// each depth of arrays in arrays.
 type encoder struct {
-	element []byte
+	elements [][]byte
+	depth    int
 }
 
 // append appends a value that is Null or Text.

@@ -186,6 +186,11 @@ func (o *backfillOptions) alone(ctx context.Context, cfg *Config, show *progress
 			if o.reconcile && !o.request.DryRun {
 				part.db.repair = true
 				part.bridge.Repair()
+				if its, asked := requests[part]; asked {
+					if err := part.bridge.Mend(its); err != nil {
+						return p.of(part, err)
+					}
+				}
 			}
 			if o.adopt && !o.request.DryRun {
 				part.db.adopt = true

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -86,7 +87,28 @@ func diagnose(ctx context.Context, cfg *Config) (*diagnosis, error) {
 			return nil, err
 		}
 	}
+	d.askBridge(ctx, cfg)
 	return d, nil
+}
+
+// askBridge tells what only the bridge knows, if one runs here.
+func (d *diagnosis) askBridge(ctx context.Context, cfg *Config) {
+	c, err := newClient(cfg.HTTP.Listen)
+	if err != nil {
+		return // it has no address: that is no mistake
+	}
+	s, _, err := c.status(ctx)
+	if err != nil {
+		return // none runs
+	}
+	for _, t := range s.Tables {
+		if c := t.ColumnsChanged; c != nil {
+			d.find(capture.Finding{Check: "table " + t.Table + ", columns", Level: capture.LevelWarning,
+				Found: fmt.Sprintf("%s changed (noticed %s): rows that nobody has changed since have the former ones in the topics",
+					strings.Join(c.Columns, ", "), c.Since.Format(time.RFC3339)),
+				Cure: "backstory backfill " + t.Table + ", or backfill.on_schema_change: compare"})
+		}
+	}
 }
 
 // examine asks for what one slot needs.

@@ -70,6 +70,10 @@ func writeStatus(w io.Writer, style screen.Style, s processStatus, now time.Time
 		if t.Again > 0 {
 			fmt.Fprintf(&b, "  %-12s %d rows\n", "to read again", t.Again)
 		}
+		if c := t.ColumnsChanged; c != nil {
+			fmt.Fprintf(&b, "  %-12s %s, noticed %s; rows show it at their next change, all of them after `backstory backfill %s`\n", "columns",
+				strings.Join(c.Columns, ", "), c.Since.Local().Format(time.DateTime), t.Table)
+		}
 		fmt.Fprintf(&b, "  %-12s %s\n", "backfill", backfillLine(t.Backfill))
 	}
 	_, err := io.WriteString(w, b.String())

@@ -123,6 +123,9 @@ func (s *stream) applyRow(ctx context.Context, j *job, key []byte, c *capture.Ch
 	if err := s.tr.Row(&p.out, c, &p.view, s.repairing(j)); err != nil {
 		return err
 	}
+	if j.run != nil && j.run.Schema {
+		relabel(p.out.Events[before:])
+	}
 	s.count(j, len(p.out.Events)-before)
 	if err := s.looked(p, j, key); err != nil {
 		return err
@@ -202,7 +205,11 @@ func (s *stream) remove(j *job, key []byte, at capture.Change, p *piece) error {
 	t.gone.Add(1)
 	t.events.Add(1)
 	if j.dry == nil {
-		return s.tr.Remove(&p.out, j.table, key, at, transform.Reconciliation, &p.view)
+		cause := transform.Reconciliation
+		if j.run != nil && j.run.Schema {
+			cause = transform.SchemaChange
+		}
+		return s.tr.Remove(&p.out, j.table, key, at, cause, &p.view)
 	}
 	var out transform.Output
 	if err := s.tr.Remove(&out, j.table, key, at, transform.Reconciliation, dryStates{states{Batch: p.batch}}); err != nil {

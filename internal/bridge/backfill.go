@@ -61,7 +61,7 @@ type importer struct {
 }
 
 // tally counts what a run has done. The first stage counts, others read.
-type tally struct{ rows, events, equal, gone atomic.Int64 }
+type tally struct{ rows, events, equal, gone, passed atomic.Int64 }
 
 func (t *tally) start(run importRun) {
 	t.rows.Store(run.Rows)
@@ -137,7 +137,7 @@ func (im *importer) importTable(ctx context.Context) error {
 	im.progress("done")
 	im.tally.fill(&im.run)
 	im.s.b.log.Info("backfill done", "table", im.table.Schema+"."+im.table.Name, "dry_run", im.dry != nil,
-		"rows", im.run.Rows, "events", im.run.Events, "equal", im.run.Equal, "gone", im.run.Gone)
+		"rows", im.run.Rows, "events", im.run.Events, "equal", im.run.Equal, "gone", im.run.Gone, "passed_over", im.tally.passed.Load())
 	return nil
 }
 

@@ -32,6 +32,7 @@ type Bridge struct {
 	requests chan request // to the session that streams
 	repairs  bool         // see Repair
 	repair   bool         // the next session does what Repair permits
+	mending  mending      // see Mend
 	slot     slotCache
 	unasked  bool // the last look at the topics had no answer; of recheckTopics
 }
@@ -51,6 +52,20 @@ func New(cfg Config, backfill BackfillConfig, db Database, sink Sink, store *sta
 // where slot and state do not fit: every table is then compared with the state, so
 // that what the stream has lost becomes events. It is called before Run.
 func (b *Bridge) Repair() { b.repairs, b.repair = true, true }
+
+// Mend has the first session of Run begin the asked-for comparison by itself, before
+// it takes anything from the slot: what WAL has of the tables up to then and cannot be
+// mapped is passed over, since the comparison finds what it did; where the text of a
+// table's keys may have changed, so is everything. A condition on the rows cannot find
+// all of that, so a request that has one mends nothing. It is called before Run.
+func (b *Bridge) Mend(r BackfillRequest) error {
+	tables, err := b.tables(r.Tables)
+	if err != nil || r.Where != "" {
+		return err
+	}
+	b.mending = mending{request: r, tables: tables}
+	return nil
+}
 
 // Run streams until ctx is done and then ends in order: what was taken is
 // published, committed and confirmed, within StopTimeout; that returns nil. A
@@ -142,12 +157,16 @@ func (b *Bridge) session(ctx context.Context, begun func()) (err error) {
 	if err := b.announce(); err != nil {
 		return err
 	}
-	b.repair = false
+	b.repair, b.mending = false, mending{}
 	b.adopts(false)
 	b.sink.Rebase(r.base)
 	begun()
 	b.phase(streaming, nil)
-	return b.diverges(prepared.Slot.Name, newStream(b, src, prepared, r).run(ctx))
+	s := newStream(b, src, prepared, r)
+	if s.past, err = b.memory.past(b.mapping.Tables); err != nil {
+		return err
+	}
+	return b.diverges(prepared.Slot.Name, s.run(ctx))
 }
 
 // start is where the slot is to be streamed from, 0 for where it is: low enough that
@@ -173,7 +192,7 @@ func (b *Bridge) bind(prepared *capture.Prepared) (was capture.Identity, err err
 	if err := b.mapping.Bind(prepared.Tables); err != nil {
 		return was, err
 	}
-	changed, err := b.memory.register(b.mapping.Tables, prepared.Tables)
+	changed, shapes, err := b.memory.register(b.mapping.Tables, prepared, b.mending)
 	if err == nil {
 		err = b.memory.samePartitions(b.mapping.Tables)
 	}
@@ -183,6 +202,7 @@ func (b *Bridge) bind(prepared *capture.Prepared) (was capture.Identity, err err
 	if err := b.Recognize(prepared.Tables, prepared.Identity); err != nil {
 		return was, err
 	}
+	b.db.Recall(shapes)
 	for _, c := range changed {
 		for _, text := range c.changes {
 			b.log.Info("changed since the last run", "table", c.table.String(), "change", text)

@@ -92,12 +92,22 @@ type BackfillConfig struct {
 	// StatementTimeout is how long the server may work on one chunk, 1 s to 24 h. A
 	// transaction of a run lasts no longer. Default 10 min.
 	StatementTimeout time.Duration `mapstructure:"statement_timeout" yaml:"statement_timeout"`
+	// OnSchemaChange says what to do when the columns of a table have changed: none
+	// leaves each row as it is until its next change; compare compares the table with
+	// the state, beside the stream. Default none.
+	OnSchemaChange string `mapstructure:"on_schema_change" yaml:"on_schema_change"`
 }
+
+// Values of BackfillConfig.OnSchemaChange. Empty is none.
+const (
+	schemaNone    = "none"
+	schemaCompare = "compare"
+)
 
 // DefaultBackfillConfig returns the defaults.
 func DefaultBackfillConfig() BackfillConfig {
 	return BackfillConfig{Initial: true, ChunkRows: 10_000, Parallel: 1, MaxStandbyLag: 64 << 20,
-		StatementTimeout: capture.DefaultStatementTimeout}
+		StatementTimeout: capture.DefaultStatementTimeout, OnSchemaChange: schemaNone}
 }
 
 // wants reports whether a table is to be read on.
@@ -119,6 +129,9 @@ func (c BackfillConfig) Validate() error {
 	}
 	if c.MaxStandbyLag < 0 {
 		errs = append(errs, errors.New("max_standby_lag_bytes: 0 (never wait) or above"))
+	}
+	if c.OnSchemaChange != "" && c.OnSchemaChange != schemaNone && c.OnSchemaChange != schemaCompare {
+		errs = append(errs, errors.New("on_schema_change: none or compare"))
 	}
 	if c.StatementTimeout < time.Second || c.StatementTimeout > 24*time.Hour {
 		errs = append(errs, errors.New("statement_timeout: from 1s to 24h"))

@@ -383,6 +383,8 @@ func (db *fakeDB) Prepare(_ context.Context, create bool) (*capture.Prepared, er
 	return p, nil
 }
 
+func (db *fakeDB) Recall([]capture.Shape) {}
+
 func (db *fakeDB) SlotStatus(context.Context) (capture.SlotStatus, error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()

@@ -48,3 +48,6 @@ func (b *Bridge) EachKey(ctx context.Context, table uint16, part int, fn func(ke
 		return fn(key)
 	})
 }
+
+// Shape returns what is remembered of a table's columns; nil: nothing.
+func (b *Bridge) Shape(table uint16) (*capture.Shape, error) { return b.memory.shape(table) }

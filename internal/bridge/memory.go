@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -22,6 +21,7 @@ import (
 //	mark/ID/TOPIC/PARTITION 32 bytes: end, offset of the newest record, its ce_id
 //	former/ID               JSON list of transform.Former: sources that the topics had before
 //	import/ID               JSON [importRun]
+//	shape/ID                JSON [capture.Shape]: the table as it was when the newest row was mapped
 //	old/SEQUENCE            image that an aggregate had before its key was changed, see [states]
 //	newest, newest/window   how far the history goes that the state was made from, see [newest]
 const (
@@ -215,59 +215,6 @@ func (m memory) setMark(b *state.Batch, name string, mark transform.Mark) {
 	b.SetMeta(name, v[:])
 }
 
-// register gives each table of the mapping its number and refuses one whose
-// aggregate was made with another table, key or topic. Where the mapping changed
-// in any other way, or the stream has a gap because the table or its publication
-// was replaced, the table's import begins anew, as one that repairs; those tables
-// are reported. Both is committed at once: a change that is only remembered would
-// never be repaired.
-func (m memory) register(tables []*transform.Table, infos []capture.TableInfo) (changed []changedMapping, err error) {
-	known, last := map[string]registration{}, uint16(0)
-	for _, t := range tables {
-		r, ok, err := m.registration(t.Aggregate)
-		if err != nil {
-			return nil, err
-		}
-		if ok {
-			known[t.Aggregate] = r
-		}
-	}
-	if v, ok := m.store.Meta("tables"); ok && len(v) == 2 {
-		last = binary.BigEndian.Uint16(v)
-	}
-	b := m.store.Begin()
-	for _, t := range tables {
-		print := t.Fingerprint()
-		now := registration{Table: t.Schema + "." + t.Name, Key: t.Key, Events: t.Topics.Events,
-			Latest: t.Topics.Latest, Fingerprint: hex.EncodeToString(print[:]), Mapping: mappedOf(t),
-			Lineage: lineage(infos, t)}
-		old, ok := known[t.Aggregate]
-		if ok {
-			if err := sameAggregate(t, old, now); err != nil {
-				m.store.Drop(b)
-				return nil, err
-			}
-			now.ID = old.ID
-			if found := old.changes(now); len(found) > 0 {
-				changed = append(changed, changedMapping{t, found})
-				if err := setRun(b, old.ID, importRun{Reconcile: true}); err != nil {
-					m.store.Drop(b)
-					return nil, err
-				}
-			}
-		} else {
-			last++
-			now.ID = last
-		}
-		t.ID = now.ID
-		if err := putJSON(b, "aggregate/"+t.Aggregate, now); err != nil {
-			return nil, err
-		}
-	}
-	b.SetMeta("tables", binary.BigEndian.AppendUint16(nil, last))
-	return changed, m.store.Commit(b)
-}
-
 // changes says, for people, why the table is to be compared with the state.
 func (r registration) changes(now registration) (found []string) {
 	if r.Fingerprint != now.Fingerprint {
@@ -277,16 +224,6 @@ func (r registration) changes(now registration) (found []string) {
 		found = append(found, "the table, its publication or its place in it was replaced or altered: the stream may have a gap")
 	}
 	return found
-}
-
-// lineage is that of the mapped table in the catalog.
-func lineage(infos []capture.TableInfo, t *transform.Table) string {
-	for _, info := range infos {
-		if info.Schema == t.Schema && info.Name == t.Name {
-			return info.Lineage
-		}
-	}
-	return ""
 }
 
 // recall gives each table its number without writing anything; tables that the
@@ -314,25 +251,6 @@ func (m memory) registration(aggregate string) (r registration, ok bool, err err
 		return registration{}, false, damaged("aggregate/" + aggregate)
 	}
 	return r, true, nil
-}
-
-// sameAggregate refuses what would tear the history of an aggregate apart.
-func sameAggregate(t *transform.Table, old, now registration) error {
-	for _, d := range []struct{ what, old, now string }{
-		{"table", old.Table, now.Table},
-		{"key", fmt.Sprint(old.Key), fmt.Sprint(now.Key)},
-		{"events topic", old.Events, now.Events},
-		{"latest topic", old.Latest, now.Latest},
-	} {
-		if d.old != d.now {
-			return &Refusal{
-				Thing:   "mapping of aggregate " + t.Aggregate,
-				Problem: fmt.Sprintf("its %s was %s and is now %s", d.what, d.old, d.now),
-				Cure:    "its history would be torn apart: put it back, or give the table a new aggregate name and new topics",
-			}
-		}
-	}
-	return nil
 }
 
 // stayed refuses a mapping that gives another slot a table which this state has

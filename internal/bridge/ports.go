@@ -13,6 +13,9 @@ type Database interface {
 	// and the slot that are missing; without it a missing slot is refused. It
 	// leaves nothing behind when it refuses.
 	Prepare(ctx context.Context, create bool) (*capture.Prepared, error)
+	// Recall has the next Open begin with the shapes that the tables of Prepare have,
+	// each with what is remembered of it.
+	Recall(shapes []capture.Shape)
 	// Open takes the slot and streams from start, or from where the slot is if
 	// start is 0. While another session has the slot it waits.
 	Open(ctx context.Context, start capture.LSN) (Source, error)

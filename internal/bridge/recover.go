@@ -257,7 +257,11 @@ func (f *fold) finish(ctx context.Context, below []int64, marks []transform.Mark
 		f.b.memory.setMark(f.batch, markName(f.table.ID, m.Topic, m.Partition), m)
 	}
 	if f.rebuilt {
-		if err := setRun(f.batch, f.table.ID, importRun{Reconcile: true}); err != nil {
+		run, err := f.b.memory.owed(f.table.ID)
+		if err == nil {
+			err = setRun(f.batch, f.table.ID, run)
+		}
+		if err != nil {
 			f.b.store.Drop(f.batch)
 			return err
 		}

@@ -26,6 +26,10 @@ type importRun struct {
 	Gone      int64       `json:"gone"`             // aggregates whose row was not there
 	Began     int64       `json:"began,omitempty"`  // seconds since 1970
 	Failed    string      `json:"failed,omitempty"` // why a run that was asked for has ended before its end
+	// What of the table's changes is passed over, since the run finds what they did:
+	// see passing. It stays when the run is done: the changes may come again.
+	Passing passing `json:"passing,omitzero"`
+	Schema  bool    `json:"schema,omitempty"` // the table's columns have changed; its events say so
 	// Pace of the run; 0: as configured.
 	ChunkRows     int `json:"chunk_rows,omitempty"`
 	RowsPerSecond int `json:"rows_per_second,omitempty"`
@@ -56,6 +60,13 @@ func setRun(b *state.Batch, table uint16, r importRun) error {
 	}
 	b.SetMeta(importName(table), v)
 	return nil
+}
+
+// owed is a run that compares the table with the state, and passes over what the one
+// before did.
+func (m memory) owed(table uint16) (importRun, error) {
+	before, _, err := m.run(table)
+	return importRun{Reconcile: true, Passing: before.Passing}, err
 }
 
 // pace measures rows a second over the last seconds.

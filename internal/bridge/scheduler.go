@@ -59,6 +59,9 @@ func (s *stream) schedule(ctx context.Context) (err error) {
 		sch.enqueue(im)
 	}
 	g.Go(func() error { return s.readAgain(ctx) }) // ends with ctx
+	if err := sch.reshape(ctx); err != nil {
+		return errors.Join(err, sch.closeWaiting())
+	}
 	for {
 		for sch.running < sch.parallel && len(sch.queue) > 0 {
 			im := sch.queue[0]
@@ -85,6 +88,16 @@ func (s *stream) schedule(ctx context.Context) (err error) {
 		case im := <-sch.finished:
 			sch.running--
 			delete(sch.runs, im.table)
+			if err := sch.reshape(ctx); err != nil {
+				return errors.Join(err, sch.closeWaiting())
+			}
+		case <-s.reshaped:
+			if err := s.settled(ctx); err != nil {
+				return errors.Join(err, sch.closeWaiting())
+			}
+			if err := sch.reshape(ctx); err != nil {
+				return errors.Join(err, sch.closeWaiting())
+			}
 		case r := <-s.b.requests:
 			r.reply <- r.do(ctx, sch)
 		}
@@ -131,8 +144,11 @@ func (sch *scheduler) accept(ctx context.Context, tables []*transform.Table, r B
 		}
 	}()
 	for _, t := range tables {
-		run := importRun{Reconcile: true, Asked: true, Where: r.Where, ChunkRows: r.ChunkRows,
-			RowsPerSecond: r.RowsPerSecond, Began: time.Now().Unix()}
+		run, err := sch.s.b.memory.owed(t.ID)
+		if err != nil {
+			return err
+		}
+		run.Asked, run.Where, run.ChunkRows, run.RowsPerSecond, run.Began = true, r.Where, r.ChunkRows, r.RowsPerSecond, time.Now().Unix()
 		var dry *DryRun
 		if r.DryRun {
 			dry = newDryRun()

@@ -23,10 +23,34 @@ func (b *Bridge) adopts(on bool) {
 }
 
 // Recognize gives the tables of the mapping what the state knows of their former
-// sources. It is called when the database was looked at, and before the topics are:
-// they are refused if they tell of a source that no table had.
-func (b *Bridge) Recognize([]capture.TableInfo, capture.Identity) error {
-	return b.memory.recallFormer(b.mapping.Tables)
+// sources, and the names that they had before. It is called when the database was
+// looked at, and before the topics are: they are refused if they tell of a source that
+// no table had.
+func (b *Bridge) Recognize(found []capture.TableInfo, id capture.Identity) error {
+	if err := b.memory.recallFormer(b.mapping.Tables); err != nil {
+		return err
+	}
+	for _, t := range b.mapping.Tables {
+		r, ok, err := b.memory.registration(t.Aggregate)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
+		was, err := b.memory.shape(r.ID)
+		if err != nil || was == nil {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		info := infoOf(found, t)
+		if former := renamedFrom(t, was, &info, id); former != nil && t.FormerOf(former.Source) == nil {
+			t.Former = append(slices.Clone(t.Former), *former)
+		}
+	}
+	return nil
 }
 
 // RecallFormer gives the tables of a mapping what a state knows of their former

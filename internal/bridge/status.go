@@ -43,6 +43,8 @@ type TableStatus struct {
 	// Again is the number of rows to be read from the table because a change of
 	// them could not be completed.
 	Again int `json:"rows_to_read_again"`
+	// ColumnsChanged is there while rows may have the columns of before in the topics.
+	ColumnsChanged *ColumnsChanged `json:"columns_changed,omitempty"`
 }
 
 // Is reports whether a name, with or without its schema, is the table's.
@@ -111,6 +113,9 @@ func (b *Bridge) Status() Status {
 	for i, id := range b.status.ids {
 		partitions := b.mapping.Tables[i].Topics.Partitions
 		s.Tables[i].Again = len(b.store.AgainKeys(id))
+		if changed, err := b.memory.reshaped(id); err == nil { // else the bridge itself stops at it
+			s.Tables[i].ColumnsChanged = changed
+		}
 		s.Tables[i].EventsEnds = b.ends(id, transform.Events, partitions)
 		s.Tables[i].LatestEnds = b.ends(id, transform.Latest, partitions)
 	}

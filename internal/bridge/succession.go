@@ -301,7 +301,11 @@ func (b *Bridge) resume(ctx context.Context, r *resume, s *standing) error {
 	setWindow(batch, window, b.mapping.Tables)
 	if r.compare {
 		for _, t := range b.mapping.Tables {
-			if err := setRun(batch, t.ID, importRun{Reconcile: true}); err != nil {
+			run, err := b.memory.owed(t.ID)
+			if err == nil {
+				err = setRun(batch, t.ID, run)
+			}
+			if err != nil {
 				b.store.Drop(batch)
 				return err
 			}

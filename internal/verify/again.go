@@ -230,6 +230,9 @@ func (r *Result) String() string {
 	c := &r.Compared
 	what := fmt.Sprintf("%s: %d rows, %d keys, %d events and %d latest records compared between %s and %s",
 		r.Table, c.Rows, c.Keys, c.Events, c.LatestRecords, c.FirstPosition, c.LastPosition)
+	if r.Former > 0 {
+		what += fmt.Sprintf("; %d rows still have the columns of before the table was altered", r.Former)
+	}
 	switch {
 	case r.Equal:
 		return what + ": equal"

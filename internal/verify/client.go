@@ -81,7 +81,7 @@ func (s *BridgeState) Entries(ctx context.Context, aggregate string, after captu
 			if err != nil {
 				return nil, fmt.Errorf("state of the bridge: key %q: %w", q.Keys[i], err)
 			}
-			e.Base = capture.LSN(answer.Base)
+			e.Base, e.Shape = capture.LSN(answer.Base), answer.Shape
 			entries = append(entries, e)
 		}
 		since = time.Now()
@@ -162,6 +162,8 @@ type StateEntry struct {
 	Noted   bool        // Place and XID are those of a noted change, not of the version
 	Again   bool        // the bridge is going to read the row
 	Base    capture.LSN // what the bridge adds to the positions of the WAL
+	// Shape is that of the table as the bridge knows it; nil: it does not say.
+	Shape *capture.Shape
 }
 
 func entryOf(w *wireEntry) (StateEntry, error) {

@@ -33,7 +33,9 @@ type look struct {
 
 	stateMet, latestMet bool // the version that it has has come by
 	found               []Difference
-	again               bool // the key has to be looked at again before anything is told
+	form                *form // nil: not known
+	former              bool  // the row has the columns of before
+	again               bool  // the key has to be looked at again before anything is told
 }
 
 // sight decides what a snapshot saw.
@@ -309,9 +311,14 @@ func (l *look) compareRow(side Side, exists bool, image []byte) {
 		l.found[len(l.found)-1].Values[1].Side = side
 		return
 	}
-	if exists {
-		l.compareFields(Table, l.row, side, image, true)
+	if !exists {
+		return
 	}
+	if fields, err := unequal(l.row, image, true); err == nil && len(fields) > 0 && l.form.explains(fields, l.truth) {
+		l.former = true
+		return
+	}
+	l.compareFields(Table, l.row, side, image, true)
 }
 
 func (l *look) compareExistence(side Side, has, must bool, image, fold []byte) {

@@ -29,6 +29,12 @@ type Memory interface {
 	EachKey(ctx context.Context, table uint16, part int, fn func(key []byte) error) error
 }
 
+// Shaped is a Memory that also knows the shape of a table: the columns as the newest
+// row was mapped with them. nil: it does not know it.
+type Shaped interface {
+	Shape(table uint16) (*capture.Shape, error)
+}
+
 // Memories finds the memory that has an aggregate: a process has one for each of
 // its slots. nil: none has it.
 type Memories func(aggregate string) Memory
@@ -62,6 +68,8 @@ type entryAnswer struct {
 	Committed string      `json:"committed"`
 	Entries   []wireEntry `json:"entries,omitempty"`
 	Base      uint64      `json:"base,omitempty"` // what is added to the positions of the WAL
+	// Shape is that of the table, where it is known.
+	Shape *capture.Shape `json:"shape,omitempty"`
 }
 
 // wireEntry is an entry of the state.
@@ -142,6 +150,11 @@ func collect(ctx context.Context, m Memory, table uint16, after capture.LSN, q *
 	answer := &entryAnswer{Phase: phase, Committed: lsn.String(), Base: uint64(base)}
 	if lsn < after {
 		return answer, nil
+	}
+	if shaped, ok := m.(Shaped); ok {
+		if answer.Shape, err = shaped.Shape(table); err != nil {
+			return nil, err
+		}
 	}
 	size := 0
 	for _, key := range q.Keys {

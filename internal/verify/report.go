@@ -81,6 +81,10 @@ type Result struct {
 	// Differences are the first ones, Found counts them all.
 	Found       int          `json:"found"`
 	Differences []Difference `json:"differences"`
+	// Former counts the rows that differ in nothing but columns which are younger than
+	// the row's last change: nobody has touched them since the table's columns changed,
+	// which is no difference.
+	Former int64 `json:"rows_of_former_columns"`
 	// Unsettled are the first keys that could not be compared, NotCompared counts
 	// them all.
 	NotCompared int      `json:"not_compared"`

@@ -416,9 +416,12 @@ func (v *Verifier) askState(ctx context.Context, looks map[string]*look, waterma
 	if len(entries) != len(keys) {
 		return 0, fmt.Errorf("the state has answered for %d of %d keys", len(entries), len(keys))
 	}
+	var form *form
 	for i, key := range keys {
-		looks[key].state = entries[i]
-		base = entries[i].Base
+		if base = entries[i].Base; form == nil && entries[i].Shape != nil {
+			form = v.formOf(entries[i].Shape, base)
+		}
+		looks[key].state, looks[key].form = entries[i], form
 	}
 	return base, nil
 }
@@ -439,6 +442,9 @@ func (v *Verifier) judge(looks map[string]*look) error {
 		delete(v.pending, key)
 		l.removed = v.mayLackEvents(l)
 		if l.judge() {
+			if l.former {
+				v.result.Former++
+			}
 			if l.removed && l.withoutEvents() {
 				v.result.Compared.EventsGone++
 			}
