@@ -35,6 +35,9 @@ func (e *strayError) Error() string { return e.addr + " " + e.problem }
 const primaryCure = "name the primary in source.dsn, or all servers (host=a,b), of which the primary is taken; " +
 	"with target_session_attrs=any a standby would do"
 
+// severalCure is the same where it names several hosts, none of them a primary now.
+const severalCure = "it goes on once one of them is the primary; if that is another server, name it in source.dsn too"
+
 // strayed reports whether err, or an error in it, means that another server than
 // that of the session was reached: waiting does not bring the session back.
 func strayed(err error) bool {
@@ -195,7 +198,11 @@ func noneOf(errs []error) error {
 		var conn *ConnError
 		if errors.As(err, &conn) {
 			passing = true
-			all.Cure = cmp.Or(all.Cure, conn.Cure)
+			cure := conn.Cure
+			if cure == primaryCure {
+				cure = severalCure
+			}
+			all.Cure = cmp.Or(all.Cure, cure)
 			err = &ConnError{Step: conn.Step, Err: conn.Err} // the cure is said once
 		} else {
 			err = errors.New(err.Error()) // and is no refusal as long as another host may do

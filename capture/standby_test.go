@@ -164,6 +164,7 @@ func TestPrimaryIsDemanded(t *testing.T) {
 				_, err := c.at(t, c.hosts("", standby, "127.0.0.1:1")).Prepare(t.Context())
 				passing(t, "Prepare", err, standby+" is a standby")
 				passing(t, "Prepare", err, "127.0.0.1:1")
+				passing(t, "Prepare", err, "; cure: it goes on once one of them is the primary")
 			})
 			t.Run("as pairs", func(t *testing.T) {
 				standbyFirst(t, c, fmt.Sprintf("host=127.0.0.1,127.0.0.1 port=%s,%s user=postgres dbname=%s sslmode=prefer",

@@ -84,7 +84,7 @@ func TestReferenceMappingHasEveryKeyWithItsDefault(t *testing.T) {
 	if d := cmp.Diff([]string{"ID", "TypePrefix", "Replace", "Int64Text", "Former", "Adopts", "Retention"}, notNamed); d != "" {
 		t.Error(d)
 	}
-	for _, key := range []string{"type_prefix: \"\"", "int64: number", "retention: forever"} {
+	for _, key := range []string{"type_prefix: \"\"", "undecodable: refuse", "int64: number", "retention: forever"} {
 		if !strings.Contains(text, "\n"+key) && !strings.Contains(text, " "+key) {
 			t.Errorf("%s is not in configs/products.yaml", key)
 		}
