@@ -107,14 +107,14 @@ func TestFailover(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w, remove := fresh(rt)
 		defer remove()
-		mended := false
+		mended, lost := false, capture.LSN(0) // the lowest fork behind which events tell of another history
 		for range rapid.IntRange(1, 4).Draw(rt, "fail-overs") {
 			w.db.busy = true
 			w.kafka.faults = rapid.SampledFrom([]float64{0, 0.1, 0.3}).Draw(rt, "faults")
 			w.oneLife(rt)
 			ends := w.db.ends()
 			back := len(ends) - 1 - rapid.SampledFrom([]int{0, 0, 0, 1, 2, 5, 9}).Draw(rt, "lost")
-			fork := ends[max(0, back)]
+			fork := max(ends[max(0, back)], w.db.forks[w.db.timeline-1]) // a standby of this timeline has all up to its beginning
 			slot := ends[max(0, back-rapid.IntRange(0, 6).Draw(rt, "slot behind"))]
 			was := w.db.timeline
 			w.db.promote(fork, slot)
@@ -125,7 +125,10 @@ func TestFailover(t *testing.T) {
 			if _, n := w.phantoms(was, fork); n == 0 && err != nil {
 				rt.Fatalf("nothing was published behind %s: %v", fork, err)
 			} else if n > 0 {
-				w.refusedAndMended(rt, fork, err)
+				if !mended || fork < lost {
+					lost = fork
+				}
+				w.refusedAndMended(rt, lost, err)
 				mended = true
 			}
 			if mended { // what was told of the lost history is not in the server's
