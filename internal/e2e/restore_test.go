@@ -13,9 +13,22 @@ import (
 
 // A database that comes back from a backup writes its WAL again at positions that
 // the topics have. The bridge refuses it; a repair brings the topics to the table,
-// and changes after it are published, also after the state was lost.
+// and changes after it are published, also after the state was lost. A copy whose WAL
+// has grown beyond the state's position is refused as well, and before anything of it
+// is published.
 func TestRestoredBackup(t *testing.T) {
 	t.Parallel()
+	for name, written := range map[string]int64{"its WAL ends below the state": 100, "its WAL has grown beyond the state": 6000} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			restoredBackup(t, written)
+		})
+	}
+}
+
+// restoredBackup is TestRestoredBackup with so many changes on the copy before the
+// bridge looks.
+func restoredBackup(t *testing.T, written int64) {
 	pg := testenv.Postgres(t, testenv.Fresh())
 	r := newRig(t, pg, testenv.Kafka(t).Brokers(), 500)
 	p := r.start()
@@ -43,9 +56,13 @@ func TestRestoredBackup(t *testing.T) {
 		t.Fatal(err)
 	}
 	pg.Restart(t)
-	r.commit(1, 100, 500, false, 0)
+	r.commit(1, written, 500, false, 0)
+	before := len(r.records(r.topics[0]))
 	if code, _, errs := r.command("run"); code != 3 || !strings.Contains(errs, "backfill --reconcile") {
 		t.Fatalf("run on a restored database: exit code %d, %s; want 3 and the cure", code, tail(errs, 600))
+	}
+	if now := len(r.records(r.topics[0])); now != before {
+		t.Errorf("%d events of the copy were published before it was refused", now-before)
 	}
 	if b := r.backfills("--reconcile"); b.Tables[0].Events == 0 {
 		t.Error("the repair published nothing")

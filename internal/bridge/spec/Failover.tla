@@ -96,7 +96,8 @@ X == End(dsk.tl)                              \* only if Later
 S == Less(IF SFrom = "topics" THEN Top(Folded) ELSE Top(dsk.st), BaseNow)
 \* is there anything published behind where its timeline ended?
 Beyond == IF Marked THEN \E e \in (IF SFrom = "topics" THEN Range(ev) ELSE {ev[i] : i \in 1..dsk.seen}) :
-                           e.base = BaseNow /\ e.tl # srv.tl /\ (Past(e.tl) => e.raw > End(e.tl))
+                           \/ e.base = BaseNow /\ e.tl # srv.tl /\ (Past(e.tl) => e.raw > End(e.tl))
+                           \/ e.base # BaseNow /\ e.pos > X + BaseNow       \* the fork is below where the base began
           ELSE S > X
 Others == sess # dsk.sess                     \* another instance has been at the topics
 \* The stream from the slot meets that commit, and between the state's newest commit and P none that the state does not have.

@@ -163,7 +163,7 @@ var mutants = []mutant{
 	unit("a take-over not followed by a repair", "internal/bridge", "TestTakeOverIsCompared", "as it was once",
 		edit{succession, "	return resume{from: s.slot.Confirmed, base: s.base, compare: true}, nil\n", "	return resume{from: s.slot.Confirmed, base: s.base}, nil\n"}),
 	unit("a rebuilt state not followed by a repair", "internal/bridge", "TestRebuiltStateIsCompared", "the row is gone",
-		edit{recovery, "	if f.rebuilt {\n		if err", "	if f.rebuilt && f.folded < 0 {\n		if err"}),
+		edit{recovery, "	if f.rebuilt {\n		run, err", "	if f.rebuilt && f.folded < 0 {\n		run, err"}),
 
 	// Fail-over, and copies that were put back.
 	failover("the same system id is enough for a fail-over", "want a refusal",
