@@ -128,13 +128,23 @@ const adoptText = "backstory backfill --reconcile --adopt-topics"
 // restore, and are changed there before the bridge follows.
 func TestMovedToAnotherServer(t *testing.T) {
 	t.Parallel()
-	from, to := testenv.Postgres(t), testenv.Postgres(t, testenv.Fresh())
+	from, young, old := testenv.Postgres(t), testenv.Postgres(t, testenv.Fresh()), testenv.Postgres(t, testenv.Fresh())
+	for range 20 { // 320 MiB of WAL positions: beyond those of the server that is left
+		old.Exec(t, old.DSN("postgres"), "SELECT pg_logical_emit_message(false, '', '')", "SELECT pg_switch_wal()")
+	}
 	brokers := testenv.Kafka(t).Brokers()
-	for _, lost := range []bool{false, true} {
-		t.Run(fmt.Sprintf("state lost %t", lost), func(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		to   *testenv.PG
+		lost bool
+	}{
+		{"with the state", young, false}, {"without the state", young, true},
+		{"to higher positions", old, false}, {"to higher positions without the state", old, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			r := newMoved(t, from, to, brokers, 3)
-			if lost {
+			r := newMoved(t, from, tt.to, brokers, 3)
+			if tt.lost {
 				r.loseState()
 			}
 			r.refuses([]string{"run", "backfill --reconcile", "doctor"}, adoptText)
