@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/segmentio/kafka-go"
 
 	"backstory/transform"
 )
@@ -65,16 +68,19 @@ func (s *sources) learn(rec *transform.Stored) {
 // fenced, before it has passed.
 func (p *Producer) checkSources(ctx context.Context, layouts []layout) error {
 	var cursors []*cursor
-	var topics []*topicLog // of the cursors
+	topics := map[*cursor]*topicLog{}
 	for i, t := range p.topics {
 		if t.table == nil || t.looked || layouts[i].err != nil {
 			continue
 		}
 		// Without a table nothing else that may be wrong in a record comes first.
 		for _, c := range newCursors(t.name, len(layouts[i].leaders), nil, t.kind, nil) {
-			c.index = len(cursors)
-			cursors, topics = append(cursors, c), append(topics, t)
+			cursors, topics[c] = append(cursors, c), t
 		}
+	}
+	cursors, err := p.reader.ended(ctx, cursors)
+	if err != nil {
+		return err
 	}
 	newest, err := p.newestOf(ctx, cursors, p.reader.stored)
 	if err != nil {
@@ -83,7 +89,7 @@ func (p *Producer) checkSources(ctx context.Context, layouts []layout) error {
 	byTopic := map[*topicLog][]*transform.Stored{}
 	for i, rec := range newest {
 		if rec != nil {
-			t := topics[i]
+			t := topics[cursors[i]]
 			rec.Topic = t.kind
 			p.tables[t.table].sources.learn(rec)
 			byTopic[t] = append(byTopic[t], rec)
@@ -97,6 +103,41 @@ func (p *Producer) checkSources(ctx context.Context, layouts []layout) error {
 		}
 	}
 	return errors.Join(wrong...)
+}
+
+// endPatience is how long a new leader may be unable to tell where its log ends.
+const endPatience = 5 * time.Second
+
+// ended returns the cursors whose partitions have an end that the leader can tell, with
+// their place among these as index. One that leads since a moment ago can't, until its
+// followers have come as far as its predecessor had told; where they are away that may
+// last, and only the markers of the fence tell then what stands in the log. The fold
+// compares all of it.
+func (r *reader) ended(ctx context.Context, cursors []*cursor) ([]*cursor, error) {
+	for i, c := range cursors {
+		c.index = i
+	}
+	again, since := r.attempts("read the ends of the topics"), time.Now()
+	found, open := make([]int64, len(cursors)), cursors
+	for len(open) > 0 {
+		left, err := r.offsetsOnce(ctx, open, atEnd, found)
+		open = left
+		if len(left) == 0 {
+			again.over()
+			break
+		}
+		if errors.Is(err, kafka.OffsetNotAvailable) && time.Since(since) > endPatience {
+			break
+		}
+		if err := again.wait(ctx, err); err != nil {
+			return nil, err
+		}
+	}
+	told := slices.DeleteFunc(slices.Clone(cursors), func(c *cursor) bool { return slices.Contains(open, c) })
+	for i, c := range told {
+		c.index = i
+	}
+	return told, nil
 }
 
 // lookAgain is checkSources for topics that were found before: whoever fenced this

@@ -128,13 +128,26 @@ const adoptText = "backstory backfill --reconcile --adopt-topics"
 // restore, and are changed there before the bridge follows.
 func TestMovedToAnotherServer(t *testing.T) {
 	t.Parallel()
-	from, to := testenv.Postgres(t), testenv.Postgres(t, testenv.Fresh())
+	from, young, old := testenv.Postgres(t), testenv.Postgres(t, testenv.Fresh()), testenv.Postgres(t, testenv.Fresh())
+	for range 20 { // 320 MiB of WAL positions: beyond those of the server that is left
+		old.Exec(t, old.DSN("postgres"), "SELECT pg_logical_emit_message(false, '', '')", "SELECT pg_switch_wal()")
+	}
 	brokers := testenv.Kafka(t).Brokers()
-	for _, lost := range []bool{false, true} {
-		t.Run(fmt.Sprintf("state lost %t", lost), func(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		to   *testenv.PG
+		lost bool
+	}{
+		{"with the state", young, false}, {"without the state", young, true},
+		{"to higher positions", old, false}, {"to higher positions without the state", old, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			r := newMoved(t, from, to, brokers, 3)
-			if lost {
+			r := newMoved(t, from, tt.to, brokers, 3)
+			if out := r.succeeds("backfill", "--reconcile", "--adopt-topics", "--dry-run", "--json"); !strings.Contains(out, `"TUpdated.v1":1`) {
+				t.Errorf("a dry run says:\n%s", tail(out, 2000))
+			}
+			if tt.lost {
 				r.loseState()
 			}
 			r.refuses([]string{"run", "backfill --reconcile", "doctor"}, adoptText)
@@ -166,6 +179,48 @@ func TestMovedToAnotherServer(t *testing.T) {
 			r.refuses([]string{"run", "backfill --reconcile", "doctor"}, adoptText)
 		})
 	}
+}
+
+// Where nothing differs, nothing is published, and only the state knows what was taken
+// over: the doctor asks it, and without it the topics are another source's again. A
+// former bridge that goes on all the same is found out by what it writes.
+func TestMovedWithoutADifference(t *testing.T) {
+	t.Parallel()
+	from, to := testenv.Postgres(t), testenv.Postgres(t, testenv.Fresh())
+	r := newMoved(t, from, to, testenv.Kafka(t).Brokers(), 2)
+	r.exec(`UPDATE t SET n = 2 WHERE id = 2`)
+	r.succeeds("backfill", "--reconcile", "--adopt-topics")
+	r.wantTold(before...)
+	r.succeeds("doctor")
+	p := r.start()
+	p.streaming()
+	r.succeeds("doctor") // a process has the state
+	r.succeeds("verify")
+	p.stop()
+	state := filepath.Join(r.dir, "state")
+	if err := os.Rename(state, state+".kept"); err != nil {
+		t.Fatal(err)
+	}
+	r.refuses([]string{"run", "doctor"}, adoptText)
+	r.loseState()
+
+	moved := r.dsn
+	r.dsn = r.former
+	r.point(r.slot(), 2)
+	p = r.start()
+	p.streaming()
+	r.exec(`UPDATE t SET n = 12 WHERE id = 1`)
+	p.drained(time.Minute)
+	p.stop()
+	r.loseState()
+	if err := os.Rename(state+".kept", state); err != nil {
+		t.Fatal(err)
+	}
+	r.dsn = moved
+	r.point(r.slot(), 2)
+	r.refuses([]string{"run", "backfill --reconcile", "doctor"}, "had taken the topic over before that record was written")
+	r.succeeds("backfill", "--reconcile", "--adopt-topics")
+	r.wantTold(append(slices.Clone(before), `1 v3 TUpdated {"n":11}→{"n":12}`, `1 v4 TUpdated {"n":12}→{"n":11}`)...)
 }
 
 // moved is a rig whose source has moved to another server.

@@ -22,7 +22,8 @@ type events struct {
 	// take events; else 0, and an event that is missing is missing.
 	start   func(partition int32) int64
 	read    int64
-	cut     int64          // aggregates whose first events retention has taken
+	cut     int64 // aggregates whose first events retention has taken
+	sources *sources
 	known   map[int32]bool // partitions that have shown an event of this identity
 	members [2][]transform.Member
 	fold    []byte
@@ -43,6 +44,7 @@ func (f *events) take(s *sink.Scanned) (v version, ok bool, err error) {
 		f.report(d)
 		return v, false, nil
 	}
+	f.sources.see(s, d)
 	f.home(s, d)
 	if err := f.id(s, d); err != nil {
 		return v, false, err

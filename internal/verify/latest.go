@@ -15,6 +15,7 @@ type latest struct {
 	table   *transform.Table
 	report  func(Difference)
 	times   *times
+	sources *sources
 	read    int64
 }
 
@@ -26,6 +27,7 @@ func (l *latest) take(s *sink.Scanned) error {
 		l.report(d)
 		return nil
 	}
+	l.sources.see(s, d)
 	if s.Home != s.Partition {
 		d.Problem, d.Detail = WrongPartition, fmt.Sprintf("the key belongs to partition %d", s.Home)
 		l.report(d)

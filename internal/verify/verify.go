@@ -110,6 +110,8 @@ func (v *Verifier) Run(ctx context.Context) (result *Result, err error) {
 	v.events = &events{scratch: v.scratch, identity: v.identity, table: v.table, report: v.report, times: times,
 		start: v.eventsFrom, known: map[int32]bool{}}
 	v.latest = &latest{scratch: v.scratch, table: v.table, report: v.report, times: times}
+	sources := &sources{own: transform.SourceOf(v.identity, v.table.Schema, v.table.Name)}
+	v.events.sources, v.latest.sources = sources, sources
 	for _, step := range []struct {
 		name string
 		run  func(context.Context) error
@@ -122,6 +124,7 @@ func (v *Verifier) Run(ctx context.Context) (result *Result, err error) {
 			return nil, fmt.Errorf("verify %s: %w", v.table, err)
 		}
 	}
+	sources.report(v.report)
 	v.conclude()
 	return v.result, nil
 }
