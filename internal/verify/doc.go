@@ -15,7 +15,7 @@
 //     reported as not compared, and the result is then not "equal".
 //   - Each event is checked for itself: version without gap from 1 (with retention
 //     in the mapping, from the first one that is left), position and id, partition,
-//     old values, time. Of the latest topic the newest record of each key
+//     old values, time, source. Of the latest topic the newest record of each key
 //     is compared, and none may tell an older version than the one before it.
 //   - Memory grows with the number of keys (about a hundred bytes each), not with
 //     images or topics; these are in a scratch store on disk.

@@ -17,6 +17,7 @@ type events struct {
 	table    *transform.Table
 	report   func(Difference)
 	times    *times
+	origin   *origin
 	commits  sample
 	// start is where the log of a partition begins, where the mapping lets retention
 	// take events; else 0, and an event that is missing is missing.
@@ -44,6 +45,7 @@ func (f *events) take(s *sink.Scanned) (v version, ok bool, err error) {
 		return v, false, nil
 	}
 	f.home(s, d)
+	f.origin.check(s, Events, d)
 	if err := f.id(s, d); err != nil {
 		return v, false, err
 	}

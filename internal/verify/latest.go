@@ -15,6 +15,7 @@ type latest struct {
 	table   *transform.Table
 	report  func(Difference)
 	times   *times
+	origin  *origin
 	read    int64
 }
 
@@ -30,6 +31,7 @@ func (l *latest) take(s *sink.Scanned) error {
 		d.Problem, d.Detail = WrongPartition, fmt.Sprintf("the key belongs to partition %d", s.Home)
 		l.report(d)
 	}
+	l.origin.check(s, Latest, d)
 	l.times.check(s, Latest, false, d)
 	old, err := l.scratch.get(newestLatest, s.Key)
 	if err != nil {

@@ -66,6 +66,7 @@ const (
 	WrongOffset    Problem = "ce_eventsoffset is wrong"
 	EventsRemoved  Problem = "events removed" // the log's start, where no retention was asked for
 	WrongTime      Problem = "wrong time"
+	WrongSource    Problem = "of another source"
 )
 
 // Result is the outcome of a verification of one table.
