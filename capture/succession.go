@@ -3,6 +3,7 @@ package capture
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -47,7 +48,11 @@ type Succession struct {
 	// Branched is where the timeline ended on the way to the server's: below it both
 	// have the same WAL. 0 unless the kind is Continues or Diverged.
 	Branched LSN
-	Kind     SuccessionKind
+	// Began is where the timeline itself began, by the server's history; 0 of the first
+	// one, and if the kind is Unrelated. Two standbys that do not know of each other may
+	// give their timelines one number: only together with its beginning is it one timeline.
+	Began LSN
+	Kind  SuccessionKind
 }
 
 // Succession asks the server how its history follows that of an identity of which
@@ -68,24 +73,32 @@ func (d *Database) Succession(ctx context.Context, from Identity, at LSN) (Succe
 		return Succession{}, err
 	}
 	s := Succession{To: now, Kind: Unrelated}
-	switch {
-	case from.System != now.System || from.Database != now.Database || from.Timeline > now.Timeline:
-		return s, nil
-	case from.Timeline == now.Timeline:
-		s.Kind = SameTimeline
+	if from.System != now.System || from.Database != now.Database || from.Timeline > now.Timeline {
 		return s, nil
 	}
 	history, err := timelineHistory(ctx, conn, now.Timeline)
 	if err != nil {
 		return Succession{}, err
 	}
-	branched, ok := history[from.Timeline]
+	if from.Timeline == now.Timeline {
+		s.Kind = SameTimeline
+		if n := len(history); n > 0 {
+			s.Began = history[n-1].ended
+		}
+		return s, nil
+	}
+	i := slices.IndexFunc(history, func(t timeline) bool { return t.number == from.Timeline })
 	switch {
-	case !ok:
-	case at < branched:
-		s.Branched, s.Kind = branched, Continues
+	case i < 0:
+		return s, nil
+	case at < history[i].ended:
+		s.Kind = Continues
 	default:
-		s.Branched, s.Kind = branched, Diverged
+		s.Kind = Diverged
+	}
+	s.Branched = history[i].ended
+	if i > 0 {
+		s.Began = history[i-1].ended
 	}
 	return s, nil
 }
@@ -104,11 +117,20 @@ func identify(ctx context.Context, conn *pgconn.PgConn) (Identity, LSN, error) {
 	return Identity{System: id, Timeline: system.Timeline, Database: system.DBName}, system.XLogPos, nil
 }
 
-// timelineHistory returns, for each timeline that the given one descends from,
-// where it ended. The first timeline has no history file.
-func timelineHistory(ctx context.Context, conn *pgconn.PgConn, timeline int32) (map[int32]LSN, error) {
-	step := fmt.Sprintf("read the history of timeline %d", timeline)
-	file, err := pglogrepl.TimelineHistory(ctx, conn, timeline)
+// timeline is a line of a history file.
+type timeline struct {
+	number int32
+	ended  LSN // where the next one of the file branched off
+}
+
+// timelineHistory returns the timelines that the given one descends from, the first
+// one first. The first timeline of a cluster has no history file.
+func timelineHistory(ctx context.Context, conn *pgconn.PgConn, number int32) ([]timeline, error) {
+	if number <= 1 {
+		return nil, nil
+	}
+	step := fmt.Sprintf("read the history of timeline %d", number)
+	file, err := pglogrepl.TimelineHistory(ctx, conn, number)
 	if err != nil {
 		return nil, stepError(ctx, step, err)
 	}
@@ -121,8 +143,8 @@ func timelineHistory(ctx context.Context, conn *pgconn.PgConn, timeline int32) (
 
 // parseTimelineHistory parses a timeline history file: lines of timeline, position
 // and reason, separated by tabs; what begins with # is a comment.
-func parseTimelineHistory(text string) (map[int32]LSN, error) {
-	history := map[int32]LSN{}
+func parseTimelineHistory(text string) ([]timeline, error) {
+	var history []timeline
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		if line == "" || line[0] == '#' {
@@ -132,7 +154,7 @@ func parseTimelineHistory(text string) (map[int32]LSN, error) {
 		if len(fields) < 2 {
 			return nil, fmt.Errorf("line %q of the history file has no position", line)
 		}
-		timeline, err := strconv.ParseInt(fields[0], 10, 32)
+		number, err := strconv.ParseInt(fields[0], 10, 32)
 		if err != nil {
 			return nil, fmt.Errorf("line %q of the history file: %q is no timeline", line, fields[0])
 		}
@@ -140,7 +162,7 @@ func parseTimelineHistory(text string) (map[int32]LSN, error) {
 		if err != nil {
 			return nil, fmt.Errorf("line %q of the history file: %w", line, err)
 		}
-		history[int32(timeline)] = ended[0]
+		history = append(history, timeline{int32(number), ended[0]})
 	}
 	return history, nil
 }

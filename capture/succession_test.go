@@ -11,14 +11,14 @@ func TestParseTimelineHistory(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name, text string
-		want       map[int32]LSN
+		want       []timeline
 		err        string
 	}{
-		{name: "one branch", text: "1\t0/3000148\tno recovery target specified\n", want: map[int32]LSN{1: 0x3000148}},
+		{name: "one branch", text: "1\t0/3000148\tno recovery target specified\n", want: []timeline{{1, 0x3000148}}},
 		{name: "several, with a comment", text: "# made by hand\n1\t0/3000148\tbefore 2026-01-01 00:00:00+00\n\n3\t1A/B374D848\tno recovery target specified\n",
-			want: map[int32]LSN{1: 0x3000148, 3: 0x1A_B374D848}},
-		{name: "no reason, no end of line", text: "2\tFFFFFFFF/FFFFFFFF", want: map[int32]LSN{2: 0xFFFFFFFF_FFFFFFFF}},
-		{name: "empty", want: map[int32]LSN{}},
+			want: []timeline{{1, 0x3000148}, {3, 0x1A_B374D848}}},
+		{name: "no reason, no end of line", text: "2\tFFFFFFFF/FFFFFFFF", want: []timeline{{2, 0xFFFFFFFF_FFFFFFFF}}},
+		{name: "empty"},
 		{name: "a position is missing", text: "1\n", err: "has no position"},
 		{name: "no timeline", text: "x\t0/1\n", err: "no timeline"},
 		{name: "no position", text: "1\t01\n", err: "no LSN"},
@@ -33,7 +33,7 @@ func TestParseTimelineHistory(t *testing.T) {
 				}
 				return
 			}
-			if diff := cmp.Diff(tt.want, got); err != nil || diff != "" {
+			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(timeline{})); err != nil || diff != "" {
 				t.Errorf("%v, (-want +got):\n%s", err, diff)
 			}
 		})

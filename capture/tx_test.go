@@ -392,8 +392,15 @@ func TestBatchesDoNotChangeTheChanges(t *testing.T) {
 
 // From the connection's bytes to the batch, all kinds of rows of a steady stream.
 func TestSteadyStateAllocatesNothing(t *testing.T) {
+	for _, encoding := range []string{"UTF8", "LATIN1"} {
+		t.Run(encoding, func(t *testing.T) { steadyState(t, encoding) })
+	}
+}
+
+func steadyState(t *testing.T, encoding string) {
+	t.Helper()
 	update := tuple(append(tuple(append(rowMsg(msgUpdate, mappedID), tupleKey), "1", "NULL"), tupleNew), "2", "TOAST")
-	remove := tuple(append(rowMsg(msgDelete, mappedID), tupleOld), "2", "x")
+	remove := tuple(append(rowMsg(msgDelete, mappedID), tupleOld), "2", "Gr\xfc\xdfe")
 	msgs := slices.Concat([][]byte{beginMsg(10, 1)}, inserts(1, 500), slices.Repeat([][]byte{update, remove, insertMsg(otherID, "z")}, 200),
 		[][]byte{truncateMsg(otherID, mappedID), messageMsg(true, 1, "someone's", "x"), commitMsg(10, 20)})
 	var stream []byte
@@ -402,6 +409,8 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 		stream = append(append(append(stream, streamData), make([]byte, 24)...), m...)
 	}
 	s := &Stream{asm: testAssembler(t), wire: newWire(&piecewise{data: stream, piece: 5000, again: true})}
+	c, _ := charsetOf(encoding)
+	s.asm.texts = newTexts(c, []TableRef{{Schema: "public", Name: "products"}}, nil)
 	batch := func() {
 		s.asm.next()
 		for !s.asm.full() {

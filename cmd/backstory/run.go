@@ -76,6 +76,7 @@ func (p *process) runWithServer(ctx context.Context) error {
 	p.serveBackfills(server)
 	server.Handle("POST /state", verify.EntryHandler(p.memory))
 	server.Handle("POST /state/keys", verify.KeyHandler(p.memory))
+	server.Handle("POST /state/sources", verify.SourceHandler(p.memory))
 	g, ctx := errgroup.WithContext(ctx)
 	serving, stop := context.WithCancel(ctx)
 	g.Go(func() error { // ends when ctx does, after what was taken is durable

@@ -37,7 +37,7 @@ func verifyCommand() *cobra.Command {
 		Long: `Compare each row of a table with the state of the running bridge, with the newest
 record of the latest topic and with the fold of all its events, at one position of
 each row, while the application writes. The events themselves are checked too:
-versions without a gap, positions, ids, old values, times, partitions. Changes under
+versions without a gap, positions, ids, old values, times, sources. Changes under
 way are no differences; rows that can't be decided are looked at again. Where the
 mapping has retention, events that it has taken are none either: what is left is
 compared, and the result says of how many aggregates events were missing.

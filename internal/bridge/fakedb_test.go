@@ -403,11 +403,13 @@ func (db *fakeDB) Succession(_ context.Context, from capture.Identity, at captur
 	case from.Timeline == db.timeline:
 		s.Kind = capture.SameTimeline
 	case !ok:
+		return s, nil
 	case at < fork:
 		s.Branched, s.Kind = fork, capture.Continues
 	default:
 		s.Branched, s.Kind = fork, capture.Diverged
 	}
+	s.Began = db.forks[from.Timeline-1]
 	return s, nil
 }
 

@@ -30,6 +30,9 @@ func (b *Bridge) TableOf(aggregate string) (table uint16, ok bool, err error) {
 	return r.ID, ok, err
 }
 
+// Former returns the sources whose records stand in a table's topics beside its own.
+func (b *Bridge) Former(table uint16) ([]transform.Former, error) { return b.memory.former(table) }
+
 // Entry returns the committed entry of an aggregate, a zero one if there is none,
 // and whether its row is to be read again.
 func (b *Bridge) Entry(table uint16, key []byte) (e transform.Entry, again bool, err error) {

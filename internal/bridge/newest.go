@@ -14,10 +14,12 @@ import (
 //
 //	newest         see [newest.encode]
 //	newest/window  8 bytes: from here on the state knows of every commit; then the tables, 2 bytes each
+//	newest/began   8 bytes: where the timeline that the state is tied to began
 //	newest/floor   8 bytes: there if the topics brought a base that the state did not have; see [memory.floor]
 const (
 	metaNewest = "newest"
 	metaWindow = "newest/window"
+	metaBegan  = "newest/began"
 	metaFloor  = "newest/floor"
 )
 
@@ -84,6 +86,20 @@ func (m memory) window(tables []*transform.Table) (from capture.LSN, ok bool) {
 		return 0, false
 	}
 	return capture.LSN(binary.BigEndian.Uint64(v)), bytes.Equal(v[8:], tableIDs(tables))
+}
+
+// began is where the timeline began that the state is tied to; ok is false if that is
+// not known.
+func (m memory) began() (at capture.LSN, ok bool) {
+	v, found := m.store.Meta(metaBegan)
+	if !found || len(v) != 8 {
+		return 0, false
+	}
+	return capture.LSN(binary.BigEndian.Uint64(v)), true
+}
+
+func setBegan(b *state.Batch, at capture.LSN) {
+	b.SetMeta(metaBegan, binary.BigEndian.AppendUint64(nil, uint64(at)))
 }
 
 // floor is a position at or above the one from which the base of the topics counts,

@@ -72,17 +72,23 @@ func (m memory) recallFormer(tables []*transform.Table) error {
 		if !ok {
 			continue
 		}
-		v, ok := m.store.Meta(formerName(r.ID))
-		if !ok {
-			continue
+		if t.Former, err = m.former(r.ID); err != nil {
+			return err
 		}
-		var former []transform.Former
-		if err := json.Unmarshal(v, &former); err != nil {
-			return damaged(formerName(r.ID))
-		}
-		t.Former = former
 	}
 	return nil
+}
+
+// former are the former sources of a table that are remembered.
+func (m memory) former(table uint16) (former []transform.Former, err error) {
+	v, ok := m.store.Meta(formerName(table))
+	if !ok {
+		return nil, nil
+	}
+	if err := json.Unmarshal(v, &former); err != nil {
+		return nil, damaged(formerName(table))
+	}
+	return former, nil
 }
 
 // addFormer adds former sources to those that the records of a table may be of, and

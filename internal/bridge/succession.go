@@ -30,6 +30,7 @@ type standing struct {
 	from       capture.LSN // it has everything below; brought back to the fork where the server's timeline is a later one
 	base       capture.LSN
 	newest     newest      // what state and topics have
+	began      capture.LSN // where the server's timeline began
 	fork       capture.LSN // where an earlier timeline ended on the way to the server's; 0: it is the same, or that is not known
 	floor      capture.LSN // below it nothing counts under the base, which another instance has given the topics
 	superseded bool        // by that instance's repair
@@ -88,18 +89,97 @@ func (b *Bridge) stand(ctx context.Context, was capture.Identity, created bool) 
 
 // succeed finds out how the server's history follows that of state and topics.
 func (b *Bridge) succeed(ctx context.Context, s *standing) error {
-	if s.remembered && !s.superseded && s.was.Timeline != s.now.Timeline {
-		if err := s.complete(ctx, b); err != nil {
+	if s.now.Timeline > 1 {
+		own, err := b.history(ctx, s, s.now.Timeline, s.from)
+		if err != nil {
 			return err
 		}
-		if err := b.branch(ctx, s, s.was.Timeline, s.from, true); err != nil {
+		s.began = own.Began
+	}
+	if s.remembered && !s.superseded {
+		if err := b.followState(ctx, s); err != nil {
 			return err
 		}
 	}
-	if n := s.newest; n.timeline != 0 && n.timeline != s.now.Timeline && s.diverged == nil {
-		return b.branch(ctx, s, n.timeline, n.top, false)
+	if n := s.newest; n.timeline == 0 || n.timeline == s.now.Timeline || s.diverged != nil {
+		return nil
+	}
+	return b.followTopics(ctx, s)
+}
+
+// followState brings the state's position back to where its timeline ended on the way
+// to the server's: nothing was published behind it, or that is found next.
+func (b *Bridge) followState(ctx context.Context, s *standing) error {
+	began, known := b.memory.began()
+	if s.was.Timeline == s.now.Timeline {
+		if known && began != s.began {
+			s.unrelated(s.was.Timeline, fmt.Sprintf("there timeline %d began at %s, and the one of the state at %s", s.was.Timeline, s.began, began))
+		}
+		return nil
+	}
+	if err := s.complete(ctx, b); err != nil {
+		return err
+	}
+	found, err := b.history(ctx, s, s.was.Timeline, s.from)
+	switch {
+	case err != nil:
+		return err
+	case found.Kind == capture.Unrelated:
+		s.unrelated(s.was.Timeline, fmt.Sprintf("its history does not have timeline %d, that of the state", s.was.Timeline))
+	case known && began != found.Began:
+		s.unrelated(s.was.Timeline, fmt.Sprintf("in its history timeline %d began at %s, and the one of the state at %s", s.was.Timeline, found.Began, began))
+	default:
+		s.fork, s.from = found.Branched, min(s.from, found.Branched)
 	}
 	return nil
+}
+
+// followTopics sees whether the server has all that was published on an earlier
+// timeline.
+func (b *Bridge) followTopics(ctx context.Context, s *standing) error {
+	n := &s.newest
+	found, err := b.history(ctx, s, n.timeline, n.top)
+	if err != nil {
+		return err
+	}
+	switch found.Kind {
+	case capture.Unrelated:
+		s.unrelated(n.timeline, fmt.Sprintf("its history does not have timeline %d, that of the topics", n.timeline))
+		return nil
+	case capture.Diverged:
+		s.diverged = &Refusal{Thing: "server of slot " + s.slot.Name,
+			Problem: fmt.Sprintf("the bridge has published changes of timeline %d up to %s, but timeline %d branched off at %s: "+
+				"%d bytes of WAL were lost in the fail-over, and the topics have events of changes in them",
+				n.timeline, n.top, s.now.Timeline, found.Branched, n.top-found.Branched),
+			Cure: repairCure}
+	}
+	s.fork = found.Branched
+	return nil
+}
+
+// unrelated notes that the server's history is not known to lead on from that of a
+// timeline.
+func (s *standing) unrelated(timeline int32, why string) {
+	s.fork = 0
+	s.diverged = &Refusal{Thing: "server of slot " + s.slot.Name,
+		Problem: fmt.Sprintf("it is on timeline %d, which does not lead on from timeline %d: %s; the database was restored to a point before that, or is another copy",
+			s.now.Timeline, timeline, why),
+		Cure: repairCure}
+}
+
+// history asks how the server's follows a timeline of which something is known up to a
+// position.
+func (b *Bridge) history(ctx context.Context, s *standing, timeline int32, at capture.LSN) (capture.Succession, error) {
+	from := s.now
+	from.Timeline = timeline
+	found, err := b.db.Succession(ctx, from, at)
+	if err != nil {
+		return found, fmt.Errorf("look at the history of the server: %w", err)
+	}
+	if found.To != s.now {
+		return found, &changedServer{from: s.now, to: found.To}
+	}
+	return found, nil
 }
 
 // complete works out how far a state goes that an earlier version has written.
@@ -112,37 +192,6 @@ func (s *standing) complete(ctx context.Context, b *Bridge) error {
 		return err
 	}
 	s.newest = newest{timeline: s.was.Timeline, top: top - min(top, s.base)}
-	return nil
-}
-
-// branch takes in where a timeline ended on the way to the server's. What was
-// published must lie below; a position at which nothing was published may go back.
-func (b *Bridge) branch(ctx context.Context, s *standing, timeline int32, at capture.LSN, position bool) error {
-	from := s.now
-	from.Timeline = timeline
-	found, err := b.db.Succession(ctx, from, at)
-	if err != nil {
-		return fmt.Errorf("look at the history of the server: %w", err)
-	}
-	switch {
-	case found.To != s.now:
-		return &changedServer{from: s.now, to: found.To}
-	case found.Kind == capture.Unrelated:
-		s.diverged = &Refusal{Thing: "server of slot " + s.slot.Name,
-			Problem: fmt.Sprintf("it is on timeline %d, whose history does not have timeline %d, that of the state and the topics: "+
-				"the database was restored to a point before that, or is another copy", s.now.Timeline, timeline),
-			Cure: repairCure}
-	case position:
-		s.fork, s.from = found.Branched, min(s.from, found.Branched)
-	case found.Kind == capture.Diverged:
-		s.fork = found.Branched
-		s.diverged = &Refusal{Thing: "server of slot " + s.slot.Name,
-			Problem: fmt.Sprintf("the bridge has published changes of timeline %d up to %s, but timeline %d branched off at %s: "+
-				"%d bytes of WAL were lost in the fail-over, and the topics have events of changes in them", timeline, at, s.now.Timeline, found.Branched, at-found.Branched),
-			Cure: repairCure}
-	default:
-		s.fork = found.Branched
-	}
 	return nil
 }
 
@@ -285,7 +334,9 @@ func (b *Bridge) resume(ctx context.Context, r *resume, s *standing) error {
 	if !ok || r.compare {
 		window = r.from
 	}
-	if !r.compare {
+	if r.compare { // the tables are compared as they are from here on: a fork below would go back behind that
+		r.newest = newest{timeline: s.now.Timeline, top: r.from - min(r.from, 1)}
+	} else {
 		r.newest = s.newest
 		r.proof = proof{met: s.comesAgain(b)}
 	}
@@ -297,6 +348,7 @@ func (b *Bridge) resume(ctx context.Context, r *resume, s *standing) error {
 	batch.SetMeta(state.MetaRebound, nil)
 	batch.SetMeta(metaFloor, nil)
 	batch.Bind(b.identity)
+	setBegan(batch, s.began)
 	setNewest(batch, r.newest)
 	setWindow(batch, window, b.mapping.Tables)
 	if r.compare {

@@ -370,6 +370,8 @@ func (f *forger) plantLatest() []planted {
 	f.forge(topic, "1009", func(_ *kgo.Record, h map[string]string) { delete(h, "ce_type") })
 	f.forge(topic, "1010", otherKey("7000001"))
 	f.forge(topic, "1011", set("ce_sequence", "00000000FFFFFFFF-1-0000000042-001"))
+	f.forge(topic, "1012", set("ce_time", "1970-01-01T00:00:00.000000Z"))
+	f.forge(topic, "1013", func(r *kgo.Record, _ map[string]string) { r.Timestamp = r.Timestamp.Add(-time.Hour) })
 	// Only rows above 1500 have one record; those below stand before the first of them.
 	gone := f.firstOf(topic, 0, 1)
 	f.policy("compact,delete")
@@ -382,6 +384,7 @@ func (f *forger) plantLatest() []planted {
 		plant("1007", verify.HeadersDiffer, "xid", `4242`, ``), alone("1008", verify.WrongPartition, "", ``),
 		alone("1009", verify.NotOurs, "", ``), plant("7000001", verify.Missing, "version", `3`, ``),
 		plant("1011", verify.HeadersDiffer, "position", `FFFFFFFF`, ``),
+		alone("1012", verify.WrongTime, "time", `1970-01-01`), alone("1013", verify.WrongTime, "time", ``),
 	}
 	for i := range plants {
 		if plants[i].problem == verify.WrongPartition || plants[i].problem == verify.NotOurs {
@@ -413,6 +416,7 @@ func (f *forger) plantEvents() []planted {
 	f.forge(topic, "1111", next(`{"old":{},"new":{},"reason":null}`))
 	f.forge(topic, "1112", next(`{"old":{"ghost":1},"new":{"stock":5},"reason":null}`))
 	f.forge(topic, "1113", func(r *kgo.Record, _ map[string]string) { r.Key = nil })
+	f.forge(topic, "1114", both(next(`{"old":{"stock":5},"new":{"stock":5},"reason":null}`), set("ce_time", "2999-01-01T00:00:00.000000Z")))
 	gone := f.firstOf(topic, 1, 0)
 	f.remove(topic, 1, gone.Offset+1)
 	return []planted{
@@ -429,6 +433,7 @@ func (f *forger) plantEvents() []planted {
 		plant("1111", verify.Missing, "", with(verify.Table), `SKU-1111`, ``),
 		plant("1112", verify.WrongOld, "ghost", own, `1`),
 		plant("", verify.NotOurs, "", none),
+		plant("1114", verify.WrongTime, "time", own, `2999-01-01`),
 		plant(gone.Key, verify.GapInVersions, "version", own, ``),
 	}
 }

@@ -98,6 +98,15 @@ func (s *BridgeState) Keys(ctx context.Context, aggregate string, part int) ([][
 	return answer.Keys, nil
 }
 
+// Former returns the sources that the topics of an aggregate had before.
+func (s *BridgeState) Former(ctx context.Context, aggregate string) ([]transform.Former, error) {
+	var answer sourcesAnswer
+	if err := s.insist(ctx, "/state/sources", &sourcesRequest{Aggregate: aggregate}, &answer); err != nil {
+		return nil, err
+	}
+	return answer.Former, nil
+}
+
 // errAway marks answers that may be better a moment later.
 type errAway struct{ error }
 

@@ -17,13 +17,13 @@ type events struct {
 	table    *transform.Table
 	report   func(Difference)
 	times    *times
+	origin   *origin
 	commits  sample
 	// start is where the log of a partition begins, where the mapping lets retention
 	// take events; else 0, and an event that is missing is missing.
 	start   func(partition int32) int64
 	read    int64
-	cut     int64 // aggregates whose first events retention has taken
-	sources *sources
+	cut     int64          // aggregates whose first events retention has taken
 	known   map[int32]bool // partitions that have shown an event of this identity
 	members [2][]transform.Member
 	fold    []byte
@@ -44,8 +44,8 @@ func (f *events) take(s *sink.Scanned) (v version, ok bool, err error) {
 		f.report(d)
 		return v, false, nil
 	}
-	f.sources.see(s, d)
 	f.home(s, d)
+	f.origin.check(s, Events, d)
 	if err := f.id(s, d); err != nil {
 		return v, false, err
 	}

@@ -15,7 +15,7 @@ type latest struct {
 	table   *transform.Table
 	report  func(Difference)
 	times   *times
-	sources *sources
+	origin  *origin
 	read    int64
 }
 
@@ -27,11 +27,11 @@ func (l *latest) take(s *sink.Scanned) error {
 		l.report(d)
 		return nil
 	}
-	l.sources.see(s, d)
 	if s.Home != s.Partition {
 		d.Problem, d.Detail = WrongPartition, fmt.Sprintf("the key belongs to partition %d", s.Home)
 		l.report(d)
 	}
+	l.origin.check(s, Latest, d)
 	l.times.check(s, Latest, false, d)
 	old, err := l.scratch.get(newestLatest, s.Key)
 	if err != nil {

@@ -22,6 +22,8 @@ type Memory interface {
 	Committed() (phase string, lsn, base capture.LSN, err error)
 	// TableOf returns the number of an aggregate's table in the state.
 	TableOf(aggregate string) (table uint16, ok bool, err error)
+	// Former returns the sources that the table's topics had before.
+	Former(table uint16) ([]transform.Former, error)
 	// Entry returns the committed entry of an aggregate, a zero one if there is
 	// none, and whether its row is on the list of those to be read again.
 	Entry(table uint16, key []byte) (e transform.Entry, again bool, err error)
@@ -92,6 +94,16 @@ type keysRequest struct {
 // keysAnswer has them.
 type keysAnswer struct {
 	Keys [][]byte `json:"keys"`
+}
+
+// sourcesRequest asks for the former sources of an aggregate's table.
+type sourcesRequest struct {
+	Aggregate string `json:"aggregate"`
+}
+
+// sourcesAnswer has them.
+type sourcesAnswer struct {
+	Former []transform.Former `json:"former"`
 }
 
 // Bounds of a request, and how long one waits for the state.
@@ -201,6 +213,23 @@ func KeyHandler(find Memories) http.Handler {
 			return nil
 		})
 		reply(w, answer, err)
+	})
+}
+
+// SourceHandler answers which sources a table's topics had before, for POST
+// /state/sources.
+func SourceHandler(find Memories) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var q sourcesRequest
+		if !accept(w, r, &q) {
+			return
+		}
+		m, table, ok := find.table(w, q.Aggregate)
+		if !ok {
+			return
+		}
+		former, err := m.Former(table)
+		reply(w, &sourcesAnswer{former}, err)
 	})
 }
 

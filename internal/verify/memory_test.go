@@ -49,6 +49,10 @@ func (m *bridgeMemory) Entry(_ uint16, key []byte) (transform.Entry, bool, error
 	return e, false, nil
 }
 
+func (m *bridgeMemory) Former(uint16) ([]transform.Former, error) {
+	return []transform.Former{{Source: "/postgres/6/legacy/public.products", Events: []int64{7}, Latest: []int64{8, 9}}}, nil
+}
+
 func (m *bridgeMemory) EachKey(_ context.Context, _ uint16, part int, fn func([]byte) error) error {
 	return errors.Join(fn([]byte{0xff, 'a'}), fn(fmt.Append(nil, part)))
 }
@@ -59,6 +63,7 @@ func serve(t *testing.T, m *bridgeMemory) (*verify.BridgeState, http.Handler) {
 	find := func(string) verify.Memory { return m }
 	mux.Handle("POST /state", verify.EntryHandler(find))
 	mux.Handle("POST /state/keys", verify.KeyHandler(find))
+	mux.Handle("POST /state/sources", verify.SourceHandler(find))
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	s := verify.NewBridgeState(strings.TrimPrefix(server.URL, "http://"))
@@ -90,6 +95,10 @@ func TestEntriesOverHTTP(t *testing.T) {
 	keys, err := s.Keys(t.Context(), "Product", 9)
 	if d := cmp.Diff([][]byte{{0xff, 'a'}, []byte("9")}, keys); err != nil || d != "" {
 		t.Errorf("%v %s", err, d)
+	}
+	former, err := s.Former(t.Context(), "Product")
+	if known, _ := m.Former(1); err != nil || cmp.Diff(known, former) != "" {
+		t.Errorf("former sources: got %v, %v, want %v", former, err, known)
 	}
 }
 
@@ -135,7 +144,7 @@ func TestBridgeThatStandsStill(t *testing.T) {
 func TestStateIsForThisMachine(t *testing.T) {
 	t.Parallel()
 	_, handler := serve(t, &bridgeMemory{end: 1})
-	for _, path := range []string{"/state", "/state/keys"} {
+	for _, path := range []string{"/state", "/state/keys", "/state/sources"} {
 		request := httptest.NewRequest(http.MethodPost, path, strings.NewReader(`{"aggregate":"Product","after":"0/0","keys":["YQ=="],"images":true}`))
 		request.RemoteAddr = "192.0.2.1:4711"
 		answer := httptest.NewRecorder()

@@ -83,5 +83,5 @@ func (t *times) compare(s *sink.Scanned, d Difference) {
 
 // clock is a time as ce_time has it.
 func clock(micros int64) json.RawMessage {
-	return quoted(time.UnixMicro(micros).UTC().Format("2006-01-02T15:04:05.999999Z07:00"))
+	return quoted(time.UnixMicro(micros).UTC().Format("2006-01-02T15:04:05.000000Z07:00"))
 }

@@ -33,6 +33,8 @@ type States interface {
 	Entries(ctx context.Context, aggregate string, after capture.LSN, keys []string, images bool) ([]StateEntry, error)
 	// Keys returns the keys of one of so many parts.
 	Keys(ctx context.Context, aggregate string, part int) ([][]byte, error)
+	// Former returns the sources that the topics had before.
+	Former(ctx context.Context, aggregate string) ([]transform.Former, error)
 }
 
 // Config bounds a verification.
@@ -106,12 +108,15 @@ func (v *Verifier) Run(ctx context.Context) (result *Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, v.scratch.close()) }()
+	former, err := v.states.Former(ctx, v.table.Aggregate)
+	if err != nil {
+		return nil, fmt.Errorf("verify %s: %w", v.table, err)
+	}
+	origin := &origin{own: transform.SourceOf(v.identity, v.table.Schema, v.table.Name), table: &transform.Table{Former: former}, report: v.report}
 	times := newTimes(v.report, func() time.Time { return v.askClock(ctx) })
-	v.events = &events{scratch: v.scratch, identity: v.identity, table: v.table, report: v.report, times: times,
+	v.events = &events{scratch: v.scratch, identity: v.identity, table: v.table, report: v.report, times: times, origin: origin,
 		start: v.eventsFrom, known: map[int32]bool{}}
-	v.latest = &latest{scratch: v.scratch, table: v.table, report: v.report, times: times}
-	sources := &sources{own: transform.SourceOf(v.identity, v.table.Schema, v.table.Name)}
-	v.events.sources, v.latest.sources = sources, sources
+	v.latest = &latest{scratch: v.scratch, table: v.table, report: v.report, times: times, origin: origin}
 	for _, step := range []struct {
 		name string
 		run  func(context.Context) error
@@ -124,7 +129,6 @@ func (v *Verifier) Run(ctx context.Context) (result *Result, err error) {
 			return nil, fmt.Errorf("verify %s: %w", v.table, err)
 		}
 	}
-	sources.report(v.report)
 	v.conclude()
 	return v.result, nil
 }

@@ -50,6 +50,7 @@ type world struct {
 	read      [2]int
 	gone      int64 // events that retention has taken
 	commits   map[uint32]capture.LSN
+	former    []transform.Former
 }
 
 // writing is a transaction.
@@ -272,6 +273,7 @@ func (w *world) append(topic transform.Topic) {
 	for i := range w.piece.out.Events {
 		e := w.piece.out.Events[i]
 		s := transform.Stored{Event: e, Topic: topic, Offset: w.gone + int64(len(w.topics[topic]))}
+		s.Source = transform.SourceOf(w.id, w.mapped.Schema, w.mapped.Name)
 		if topic == transform.Latest {
 			s.Offset -= w.gone
 		}
@@ -380,6 +382,8 @@ func (w *world) Lookup(_ context.Context, keys [][]string) (*capture.Chunk, erro
 	}
 	return w.chunk(flat), nil
 }
+
+func (w *world) Former(context.Context, string) ([]transform.Former, error) { return w.former, nil }
 
 // CommitTimes knows every second transaction.
 func (w *world) CommitTimes(_ context.Context, xids []uint32) (map[uint32]int64, error) {
