@@ -129,14 +129,48 @@ func (r *Reader) Chunk(ctx context.Context, after []string, limit int) (*Chunk, 
 // cost of reading the whole table. The chunk holds them all, whatever their size, in no order; Done and Last mean
 // nothing.
 func (r *Reader) Lookup(ctx context.Context, keys [][]string) (*Chunk, error) {
-	chunk, err := r.read(ctx, 0, func(p *readPlan) (string, error) { return p.lookupSQL(keys, false) })
+	chunk, err := r.lookup(ctx, keys)
 	if strings.HasPrefix(sqlState(err), classData) {
-		chunk, err = r.read(ctx, 0, func(p *readPlan) (string, error) { return p.lookupSQL(keys, true) })
+		var values [][]string
+		if values, err = r.values(ctx, keys); err == nil {
+			chunk, err = r.lookup(ctx, values)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("look up %d rows of table %s: %w", len(keys), r.info, err)
 	}
 	return chunk, nil
+}
+
+func (r *Reader) lookup(ctx context.Context, keys [][]string) (*Chunk, error) {
+	return r.read(ctx, 0, func(p *readPlan) (string, error) { return p.lookupSQL(keys) })
+}
+
+// values returns those of the keys that are values of the columns' types, as the table
+// was read last. The type may have changed since a key was written: what it does not
+// accept is the key of no row.
+func (r *Reader) values(ctx context.Context, keys [][]string) ([][]string, error) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	if err := r.dial(ctx); err != nil {
+		return nil, err
+	}
+	_, err := query(ctx, r.conn, "check keys", r.plan.castSQL(keys))
+	switch {
+	case err == nil:
+		return keys, nil
+	case !strings.HasPrefix(sqlState(err), classData):
+		return nil, err
+	case len(keys) == 1:
+		return nil, nil
+	}
+	left, err := r.values(ctx, keys[:len(keys)/2])
+	if err != nil {
+		return nil, err
+	}
+	right, err := r.values(ctx, keys[len(keys)/2:])
+	return append(slices.Clip(left), right...), err
 }
 
 // fit lowers limit to what is likely to fit into a chunk, so that the server

@@ -390,6 +390,12 @@ func (r *Relation) indexes(names []string) []int {
 	return places
 }
 
+// unflagged reports whether the relation has a column of one of the names that is not
+// part of its identity.
+func (r *Relation) unflagged(names []string) bool {
+	return slices.ContainsFunc(r.Columns, func(c Column) bool { return !c.Key && slices.Contains(names, c.Name) })
+}
+
 // typeOIDs lists the types of the columns that logical decoding delivers.
 func (t *tableFacts) typeOIDs() []uint32 {
 	var oids []uint32

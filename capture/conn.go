@@ -29,7 +29,7 @@ const (
 // the names that a regclass or regtype has); the second keeps literals, row filters
 // and the flush of a watermark from depending on them.
 //
-// Of the encodings, see encoding.go. lc_numeric and lc_time serve to_char only,
+// Of the encodings, see charset.go. lc_numeric and lc_time serve to_char only,
 // xmlbinary and xmloption only make xml, which is printed as it is stored.
 var pinned = map[string]string{
 	"client_encoding":       "UTF8",

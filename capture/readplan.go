@@ -163,9 +163,22 @@ func (p *readPlan) compare(i int, operator string, key []string) string {
 	return p.key[k].name + " " + operator + " " + p.key[k].literal(key[k])
 }
 
-// lookupSQL reads the rows with the given keys, of which the values are compared, or,
-// asText, what they print as.
-func (p *readPlan) lookupSQL(keys [][]string, asText bool) (string, error) {
+// castSQL has the server take the texts of keys for values of their columns' types.
+func (p *readPlan) castSQL(keys [][]string) string {
+	var sql strings.Builder
+	sql.WriteString("SELECT FROM (VALUES ")
+	for i, key := range keys {
+		if i > 0 {
+			sql.WriteString(", ")
+		}
+		p.writeKey(&sql, key)
+	}
+	sql.WriteString(") asked")
+	return sql.String()
+}
+
+// lookupSQL reads the rows with the given keys.
+func (p *readPlan) lookupSQL(keys [][]string) (string, error) {
 	for i, key := range keys {
 		if len(key) != len(p.key) {
 			return "", fmt.Errorf("key %d has %d values, want %d", i, len(key), len(p.key))
@@ -173,8 +186,6 @@ func (p *readPlan) lookupSQL(keys [][]string, asText bool) (string, error) {
 	}
 	condition := "false"
 	switch {
-	case len(keys) > 0 && asText:
-		condition = p.inTexts(keys)
 	case len(keys) > 0 && len(p.key) == 1 && p.key[0].list:
 		condition = p.inList(keys)
 	case len(keys) > 0:
@@ -206,7 +217,7 @@ func (p *readPlan) inRows(keys [][]string) string {
 		if i > 0 {
 			sql.WriteString(", ")
 		}
-		p.writeKey(&sql, key, false)
+		p.writeKey(&sql, key)
 	}
 	sql.WriteString(") asked (")
 	for i := range p.key {
@@ -227,45 +238,12 @@ func (p *readPlan) inRows(keys [][]string) string {
 	return sql.String()
 }
 
-// inTexts is the condition that what the key prints as is one of several.
-func (p *readPlan) inTexts(keys [][]string) string {
-	var sql strings.Builder
-	sql.WriteString("EXISTS (SELECT FROM (VALUES ")
-	for i, key := range keys {
-		if i > 0 {
-			sql.WriteString(", ")
-		}
-		p.writeKey(&sql, key, true)
-	}
-	sql.WriteString(") asked (")
-	for i := range p.key {
-		if i > 0 {
-			sql.WriteString(", ")
-		}
-		sql.WriteString("k" + strconv.Itoa(i))
-	}
-	sql.WriteString(") WHERE ")
-	for i := range p.key {
-		if i > 0 {
-			sql.WriteString(" AND ")
-		}
-		// As COPY prints it, which a cast to text need not.
-		sql.WriteString("pg_catalog.format('%s', " + p.table + "." + p.key[i].name + ") OPERATOR(pg_catalog.=) asked.k" + strconv.Itoa(i))
-	}
-	sql.WriteString(")")
-	return sql.String()
-}
-
 // writeKey writes one key as a row of literals.
-func (p *readPlan) writeKey(sql *strings.Builder, key []string, asText bool) {
+func (p *readPlan) writeKey(sql *strings.Builder, key []string) {
 	sql.WriteByte('(')
 	for i, value := range key {
 		if i > 0 {
 			sql.WriteString(", ")
-		}
-		if asText {
-			sql.WriteString(quoteLiteral(value))
-			continue
 		}
 		sql.WriteString(p.key[i].literal(value))
 	}

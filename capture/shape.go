@@ -180,6 +180,7 @@ func (s *Shape) KeyChange(was *Shape) string {
 			if was.rewrote(s, before, after) {
 				return fmt.Sprintf("its key column %s was rewritten", after.Name)
 			}
+		case was.base(before.OID) == s.base(after.OID) && before.Mod == after.Mod: // a domain came or went
 		case !sameText(was.base(before.OID), s.base(after.OID)):
 			return fmt.Sprintf("the type of its key column %s was changed", after.Name)
 		}
@@ -297,6 +298,11 @@ func (s *Shape) findKey(rel *Relation) []int {
 		key := rel.indexes(of.keyNames())
 		if key != nil && !slices.ContainsFunc(key, func(i int) bool { return !rel.Columns[i].Key }) {
 			return key
+		}
+	}
+	for _, of := range []*Shape{s, s.Former} {
+		if of != nil && rel.unflagged(of.keyNames()) {
+			return nil // the key is there, and the identity is another
 		}
 	}
 	var flagged []int

@@ -28,13 +28,15 @@ func (d *Database) SkipToEnd(ctx context.Context) error {
 			Problem: fmt.Sprintf("it is to begin anew, and it is of database %s, with plugin %s, and used by session %d", slot.Database, slot.Plugin, slot.ActivePID),
 			Cure:    "end that session, or choose another source.slot"}
 	}
-	sql := "SELECT end_lsn::text FROM pg_replication_slot_advance($1, pg_current_wal_lsn())"
+	sql := "SELECT end_lsn::text FROM pg_replication_slot_advance($1," +
+		" CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)"
 	if serverMajor(conn) < advanceMajor {
 		sql = "SELECT pg_drop_replication_slot($1)::text" // Prepare makes it
 	}
-	if _, err := query(ctx, conn, "move slot "+slot.Name+" to the end of WAL", sql, slot.Name); err != nil {
+	row, err := queryRow(ctx, conn, "move slot "+slot.Name+" to the end of WAL", sql, slot.Name)
+	if err != nil {
 		return err
 	}
-	d.log.Info("slot moved to the end of WAL", "lsn", slot.Confirmed)
+	d.log.Info("slot begins at the end of WAL", "was", slot.Confirmed, "lsn", row[0])
 	return nil
 }

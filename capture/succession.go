@@ -49,7 +49,7 @@ type Succession struct {
 	// have the same WAL. 0 unless the kind is Continues or Diverged.
 	Branched LSN
 	// Began is where the timeline itself began, by the server's history; 0 of the first
-	// one, and if the kind is Unrelated. Two standbys that do not know of each other may
+	// one, if the kind is Unrelated, and if the server has no history file any more. Two standbys that do not know of each other may
 	// give their timelines one number: only together with its beginning is it one timeline.
 	Began LSN
 	Kind  SuccessionKind
@@ -124,13 +124,16 @@ type timeline struct {
 }
 
 // timelineHistory returns the timelines that the given one descends from, the first
-// one first. The first timeline of a cluster has no history file.
+// one first; none if there is no history file, as of the first timeline of a cluster.
 func timelineHistory(ctx context.Context, conn *pgconn.PgConn, number int32) ([]timeline, error) {
 	if number <= 1 {
 		return nil, nil
 	}
 	step := fmt.Sprintf("read the history of timeline %d", number)
 	file, err := pglogrepl.TimelineHistory(ctx, conn, number)
+	if sqlState(err) == codeUndefinedFile {
+		return nil, nil // somebody has tidied up
+	}
 	if err != nil {
 		return nil, stepError(ctx, step, err)
 	}

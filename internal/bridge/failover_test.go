@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"pgregory.net/rapid"
 
 	"backstory/capture"
 	"backstory/internal/bridge"
+	"backstory/internal/state"
 	"backstory/transform"
 )
 
@@ -30,7 +33,13 @@ func (w *world) settled(tb rapid.TB) error {
 	defer stopped()
 	done, begun := make(chan error, 1), make(chan *bridge.Bridge, 1)
 	go func() { done <- w.live(stop, tb, func(b *bridge.Bridge) { begun <- b }) }() // ends with stop, or before
-	for b := <-begun; !w.drained(b); {
+	var b *bridge.Bridge
+	select {
+	case b = <-begun:
+	case err := <-done:
+		return err
+	}
+	for !w.drained(b) {
 		w.db.appear(true)
 		operate(ctx, b, 4) // an import that was paused goes on
 		select {
@@ -122,9 +131,13 @@ func TestFailover(t *testing.T) {
 				w.db.random(keys)
 			}
 			err := w.settled(rt)
-			if _, n := w.phantoms(was, fork); n == 0 && err != nil {
+			_, n := w.phantoms(was, fork)
+			switch {
+			case err == nil && n > 0:
+				rt.Fatalf("%d events behind %s are told of what never was", n, fork)
+			case err != nil && n == 0 && !mended: // a repair has compared the tables as they were behind the fork, perhaps
 				rt.Fatalf("nothing was published behind %s: %v", fork, err)
-			} else if n > 0 {
+			case err != nil:
 				if !mended || fork < lost {
 					lost = fork
 				}
@@ -202,6 +215,66 @@ func TestFailoverWhileStreaming(t *testing.T) {
 		i.end(t)
 		w.check(t)
 	}
+}
+
+// A former primary that comes back after a fail-over was followed has none of what was
+// published since, whether the state is there to tell or not.
+func TestFormerPrimaryComesBack(t *testing.T) {
+	t.Parallel()
+	for _, lost := range []bool{false, true} {
+		w := newWorld(t)
+		w.db.insert("1")
+		w.drain(t)
+		fork := w.db.tip
+		w.db.promote(fork, fork)
+		w.db.insert("2")
+		w.drain(t)
+		w.db.mu.Lock()
+		w.db.cut(fork)
+		w.db.timeline, w.db.forks, w.db.confirmed = 1, map[int32]capture.LSN{}, fork
+		w.db.mu.Unlock()
+		for key := range 4 {
+			w.db.insert(fmt.Sprint(10 + key))
+		}
+		if lost {
+			if err := os.RemoveAll(w.dirs[0]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if refusal := new(bridge.Refusal); !errors.As(w.settled(t), &refusal) {
+			t.Errorf("state lost %v: not refused", lost)
+		}
+		w.repair = true
+		if err := w.settled(t); err != nil {
+			t.Fatalf("state lost %v: repair: %v", lost, err)
+		}
+		w.equal(t)
+	}
+}
+
+// An import that waits when its server dies goes on with the new one's positions: what
+// commits behind the fork is not visible to chunks by that alone.
+func TestHorizonGoesBackToTheFork(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.db.insert("1")
+	w.drain(t)
+	fork := w.db.tip
+	store, err := state.Open(t.Context(), state.Config{Dir: w.dirs[0]}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := store.Begin()
+	batch.SetMeta("import/1", []byte(fmt.Sprintf(`{"done":true,"reconcile":true,"horizon":%d,"passing":{"all":%d}}`, fork+100, fork+200)))
+	if err := errors.Join(store.Commit(batch), store.Close()); err != nil {
+		t.Fatal(err)
+	}
+	w.db.promote(fork, fork)
+	w.db.insert("2") // behind the fork, below what the run had passed over on the former server
+	if err := w.settled(t); err != nil {
+		t.Fatal(err)
+	}
+	w.check(t)
 }
 
 // confirms waits until the slot is confirmed up to a position.

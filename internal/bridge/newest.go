@@ -3,6 +3,7 @@ package bridge
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"slices"
 
 	"backstory/capture"
@@ -103,9 +104,9 @@ func setBegan(b *state.Batch, at capture.LSN) {
 }
 
 // floor is a position at or above the one from which the base of the topics counts,
-// where another instance has given them one since this state was written: that
-// instance has repaired them, and what this state knows of positions is of before. ok is
-// false if that is not so.
+// where they have one that this state did not know: another instance has repaired them,
+// or the state was lost. What the state knows of positions is of before. ok is false if
+// that is not so.
 func (m memory) floor() (at capture.LSN, ok bool) {
 	v, found := m.store.Meta(metaFloor)
 	if !found || len(v) != 8 {
@@ -182,32 +183,31 @@ func (s *sighted) raise(r *transform.Stored, t *transform.Table) {
 	}
 }
 
-// timeline works out on which timeline the event was made, which its id tells: of
-// those up to the server's own. 0 if on none, so not in this database.
+// Timelines that a record may be of though the server's is an earlier one: an old
+// primary came back after fail-overs.
+const (
+	laterTimelines  = 64
+	unknownTimeline = math.MaxInt32 // later than those
+)
+
+// timeline works out on which timeline the event was made, which its id tells.
 func (s *sighted) timeline(now capture.Identity) int32 {
-	for ; now.Timeline > 0; now.Timeline-- {
+	for now.Timeline += laterTimelines; now.Timeline > 0; now.Timeline-- {
 		if transform.NewEventID(now, s.table.Aggregate, s.key, s.place) == s.id {
 			return now.Timeline
 		}
 	}
-	return 0
+	return unknownTimeline
 }
 
-// newest is what the record says, in positions of the server; ok is false if it says
-// nothing of this database.
-func (s *sighting) newest(now capture.Identity) (n newest, ok bool) {
-	if !s.found {
-		return newest{}, false
-	}
-	if n.timeline = s.record.timeline(now); n.timeline == 0 {
-		return newest{}, false
-	}
-	n.top = s.record.place.Pos.LSN - s.base
+// newest is what the records say, in positions of the server. There is one at least.
+func (s *sighting) newest(now capture.Identity) (n newest) {
+	n.timeline, n.top = s.record.timeline(now), s.record.place.Pos.LSN-s.base
 	if s.streams && s.change.timeline(now) == n.timeline {
 		c := &s.change
 		n.commit = commit{lsn: c.place.Pos.LSN - s.base, xid: c.xid, time: c.time, table: c.table.ID}
 	}
-	return n, true
+	return n
 }
 
 // reach takes in the highest position of a piece, with its base; 0 if it has none.

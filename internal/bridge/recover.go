@@ -208,7 +208,9 @@ func (f *fold) apply(s *transform.Stored) (bool, error) {
 		return false, err
 	}
 	f.base = max(f.base, s.Base)
-	f.newest.see(s, f.table)
+	if f.origins.here(s) {
+		f.newest.see(s, f.table)
+	}
 	f.origins.meet(s)
 	moved, image, err := transform.Fold(&e, s, f.image[:0])
 	if err != nil {
@@ -308,9 +310,8 @@ func (f *fold) place() error {
 	case floored:
 		setFloor(f.batch, min(floor, f.newest.low))
 	}
-	found, ok := f.newest.newest(f.b.identity)
-	now := known.join(found)
-	if !ok || now == known {
+	now := known.join(f.newest.newest(f.b.identity))
+	if now == known {
 		return nil
 	}
 	if now.commit == (commit{}) {

@@ -67,6 +67,9 @@ func (m memory) register(tables []*transform.Table, p *capture.Prepared, mend me
 		if err != nil {
 			return nil, nil, err
 		}
+		if e.known && e.old.Lineage != e.now.Lineage {
+			b.SetMeta(metaWindow, nil) // what the stream brings again may be of another table
+		}
 		if len(found) > 0 {
 			changed = append(changed, changedMapping{t, found})
 		}

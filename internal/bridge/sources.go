@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"backstory/capture"
 	"backstory/internal/state"
@@ -143,6 +144,12 @@ func (m memory) partitions(table uint16, topic transform.Topic) (n int32) {
 type origins struct {
 	own   string
 	found []string // sources, the first one first
+}
+
+// here reports whether a record was made in the table's own database, whatever the
+// table's name was: its position is one of this server's WAL.
+func (o *origins) here(s *transform.Stored) bool {
+	return strings.HasPrefix(s.Source, o.own[:strings.LastIndexByte(o.own, '/')+1]) || s.Source == ""
 }
 
 // meet notes what a record tells. That it was handed out means that its source may

@@ -147,12 +147,12 @@ func (s *stream) take(ctx, taking context.Context) error {
 	renew := time.NewTicker(s.b.cfg.RenewInterval)
 	defer renew.Stop()
 	for {
-		room, renewal := s.room, renew.C
-		if s.cur == nil || s.proof.pending() {
+		room, renewal, jobs := s.room, renew.C, s.jobs
+		if s.cur == nil {
 			room = nil
 		}
-		if s.proof.pending() {
-			renewal = nil
+		if s.proof.pending() { // nothing is passed on, except what stands before a TRUNCATE
+			room, renewal, jobs = nil, nil, nil
 		}
 		select {
 		case <-taking.Done():
@@ -168,7 +168,7 @@ func (s *stream) take(ctx, taking context.Context) error {
 			if err := s.takeBatch(ctx, &batch); err != nil {
 				return err
 			}
-		case j := <-s.jobs:
+		case j := <-jobs:
 			s.due = append(s.due, j)
 			if err := s.applyDue(ctx); err != nil {
 				return err

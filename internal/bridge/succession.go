@@ -15,6 +15,7 @@ type resume struct {
 	from    capture.LSN // everything below is in the state, or is left to the comparison
 	base    capture.LSN // is added to positions; the server's own do not have it
 	compare bool        // every table is compared with the state
+	anew    bool        // what is known of positions so far is of another history, or lost to the stream
 	proof   proof       // of the stream's history
 	newest  newest      // what the state has
 }
@@ -58,8 +59,8 @@ func (b *Bridge) decide(ctx context.Context, was capture.Identity, created bool)
 	if err := b.resume(ctx, &r, s); err != nil {
 		return resume{}, err
 	}
-	failpoint.Hit("timeline-followed")
 	if s.was != s.now {
+		failpoint.Hit("timeline-followed")
 		b.metrics.switches.WithLabelValues("followed").Inc()
 		b.log.Info("timeline followed", "from", s.was.String(), "to", s.now.String(), "branched", s.fork, "published", s.newest.top, "lsn", r.from)
 	}
@@ -112,7 +113,7 @@ func (b *Bridge) succeed(ctx context.Context, s *standing) error {
 func (b *Bridge) followState(ctx context.Context, s *standing) error {
 	began, known := b.memory.began()
 	if s.was.Timeline == s.now.Timeline {
-		if known && began != s.began {
+		if known && s.began != 0 && began != s.began {
 			s.unrelated(s.was.Timeline, fmt.Sprintf("there timeline %d began at %s, and the one of the state at %s", s.was.Timeline, s.began, began))
 		}
 		return nil
@@ -126,7 +127,7 @@ func (b *Bridge) followState(ctx context.Context, s *standing) error {
 		return err
 	case found.Kind == capture.Unrelated:
 		s.unrelated(s.was.Timeline, fmt.Sprintf("its history does not have timeline %d, that of the state", s.was.Timeline))
-	case known && began != found.Began:
+	case known && found.Began != 0 && began != found.Began:
 		s.unrelated(s.was.Timeline, fmt.Sprintf("in its history timeline %d began at %s, and the one of the state at %s", s.was.Timeline, found.Began, began))
 	default:
 		s.fork, s.from = found.Branched, min(s.from, found.Branched)
@@ -147,11 +148,13 @@ func (b *Bridge) followTopics(ctx context.Context, s *standing) error {
 		s.unrelated(n.timeline, fmt.Sprintf("its history does not have timeline %d, that of the topics", n.timeline))
 		return nil
 	case capture.Diverged:
+		s.fork = max(s.fork, found.Branched)
 		s.diverged = &Refusal{Thing: "server of slot " + s.slot.Name,
 			Problem: fmt.Sprintf("the bridge has published changes of timeline %d up to %s, but timeline %d branched off at %s: "+
 				"%d bytes of WAL were lost in the fail-over, and the topics have events of changes in them",
 				n.timeline, n.top, s.now.Timeline, found.Branched, n.top-found.Branched),
 			Cure: repairCure}
+		return nil
 	}
 	s.fork = found.Branched
 	return nil
@@ -227,7 +230,8 @@ func (b *Bridge) judge(ctx context.Context, s *standing) (resume, error) {
 				max(s.from, s.newest.top), s.slot.Current),
 			Cure: repairCure}
 	case !s.remembered || s.superseded:
-		return resume{from: max(s.slot.Confirmed, s.floor), base: s.base, compare: s.superseded && s.remembered}, nil
+		compare := s.superseded && (s.remembered || s.floor > s.slot.Confirmed)
+		return resume{from: max(s.slot.Confirmed, s.floor), base: s.base, compare: compare}, nil
 	case s.slot.Confirmed <= s.from:
 		return resume{from: s.from, base: s.base}, nil
 	case !b.memory.moved():
@@ -268,9 +272,13 @@ func (b *Bridge) mend(ctx context.Context, s *standing) (resume, error) {
 	case s.diverged != nil:
 		from = max(from, s.fork)
 	}
-	b.log.Warn("changes are lost to the stream, the tables are compared with the state", "lsn", from, "state_lsn", s.from)
+	b.log.Warn("slot, state and topics do not fit, the tables are compared with the state", "lsn", from, "state_lsn", s.from)
 	r, err := b.rebase(ctx, from, s.base, s.remembered)
-	if err == nil && r.compare && r.base == s.base && (s.rebound || s.diverged != nil || s.beyond()) {
+	switch {
+	case err != nil || !r.compare:
+	case !s.rebound && s.diverged == nil && !s.beyond():
+		r.anew = false // the slot alone has changed: what is known of the history holds
+	case r.base == s.base:
 		r.base++ // an instance with an older state sees by it that what it knows of positions is of before
 	}
 	return r, err
@@ -296,7 +304,7 @@ func (b *Bridge) rebase(ctx context.Context, from, base capture.LSN, remembered 
 	if err != nil {
 		return resume{}, err
 	}
-	r := resume{from: from, base: base, compare: remembered || top > 0} // else it is new, and imports
+	r := resume{from: from, base: base, compare: remembered || top > 0, anew: true} // else it is new, and imports
 	if top >= from+base {
 		r.base = top + 1 - from
 	}
@@ -334,10 +342,16 @@ func (b *Bridge) resume(ctx context.Context, r *resume, s *standing) error {
 	if !ok || r.compare {
 		window = r.from
 	}
-	if r.compare { // the tables are compared as they are from here on: a fork below would go back behind that
-		r.newest = newest{timeline: s.now.Timeline, top: r.from - min(r.from, 1)}
-	} else {
+	compared := newest{timeline: s.now.Timeline, top: r.from - min(r.from, 1)}
+	switch {
+	case r.anew: // the tables are compared as they are from here on: a fork below would go back behind that
+		r.newest = compared
+	case r.compare:
+		r.newest = s.newest.join(compared)
+	default:
 		r.newest = s.newest
+	}
+	if !r.anew {
 		r.proof = proof{met: s.comesAgain(b)}
 	}
 	r.proof.known, r.proof.from, r.proof.to = r.newest.commit, window, r.from
@@ -348,9 +362,17 @@ func (b *Bridge) resume(ctx context.Context, r *resume, s *standing) error {
 	batch.SetMeta(state.MetaRebound, nil)
 	batch.SetMeta(metaFloor, nil)
 	batch.Bind(b.identity)
-	setBegan(batch, s.began)
+	if s.began != 0 || s.now.Timeline == 1 { // else it is not known
+		setBegan(batch, s.began)
+	}
 	setNewest(batch, r.newest)
 	setWindow(batch, window, b.mapping.Tables)
+	if s.fork != 0 {
+		if err := b.forkRuns(batch, s.fork); err != nil {
+			b.store.Drop(batch)
+			return err
+		}
+	}
 	if r.compare {
 		for _, t := range b.mapping.Tables {
 			run, err := b.memory.owed(t.ID)
@@ -368,6 +390,27 @@ func (b *Bridge) resume(ctx context.Context, r *resume, s *standing) error {
 	}
 	if err := b.store.Sync(ctx); err != nil {
 		return fmt.Errorf("flush the state: %w", err)
+	}
+	return nil
+}
+
+// forkRuns takes what the tables' runs know of positions back to where the server's
+// timeline branched off: behind it other transactions have committed.
+func (b *Bridge) forkRuns(batch *state.Batch, fork capture.LSN) error {
+	for _, t := range b.mapping.Tables {
+		run, ok, err := b.memory.run(t.ID)
+		if err != nil {
+			return err
+		}
+		was := run
+		run.Horizon = min(run.Horizon, fork)
+		run.Passing = passing{All: min(run.Passing.All, fork), Doubted: min(run.Passing.Doubted, fork), Unmapped: min(run.Passing.Unmapped, fork)}
+		if !ok || was.Horizon == run.Horizon && was.Passing == run.Passing {
+			continue
+		}
+		if err := setRun(batch, t.ID, run); err != nil {
+			return err
+		}
 	}
 	return nil
 }

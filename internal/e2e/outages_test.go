@@ -266,7 +266,7 @@ func TestAnotherCluster(t *testing.T) {
 	p := r.start()
 	p.drained(time.Minute)
 	link.Turn(other.Addr())
-	p.refusedToGoOn("turned while it streams", "it belongs to system ", "point state.dir or source.dsn to the other")
+	p.refusedToGoOn("turned while it streams", "it belongs to system ", "point source.dsn or state.dir to the other")
 	r.start().refusedToGoOn("started there", "it belongs to system ")
 	link.Turn(pg.Addr())
 	p = r.start()

@@ -27,7 +27,8 @@ func (v *Verifier) formOf(known *capture.Shape, base capture.LSN) *form {
 	return f
 }
 
-// explains reports whether every field that differs is younger than the version.
+// explains reports whether every field that differs is younger than the version. What
+// was there at the first look at the table is younger than none.
 func (f *form) explains(fields []field, v *version) bool {
 	if f == nil || v == nil {
 		return false
@@ -38,7 +39,7 @@ func (f *form) explains(fields []field, v *version) bool {
 		if !there {
 			since = f.gone
 		}
-		if pos >= f.base && pos-f.base >= since {
+		if since == 0 || pos >= f.base && pos-f.base >= since {
 			return false
 		}
 	}

@@ -114,7 +114,7 @@ func (l *look) judge() bool {
 	case l.truth.broken:
 		return l.judgeBroken()
 	}
-	l.compareRow(Events, l.truth.exists, l.truth.image)
+	l.compareRow(Events, l.truth)
 	return !l.again
 }
 
@@ -160,7 +160,7 @@ func (l *look) judgeWithoutEvents() bool {
 		l.compareHeaders(State, l.headersOfState(), Latest, &l.latest)
 	}
 	l.compareStateToLatest()
-	l.compareRow(Latest, l.latest.exists, l.latest.image)
+	l.compareRow(Latest, &l.latest)
 	return !l.again
 }
 
@@ -275,11 +275,13 @@ func (l *look) judgeBroken() bool {
 	}
 	switch v := l.truth; {
 	case l.latest.number == v.number:
-		l.compareRow(Latest, l.latest.exists, l.latest.image)
+		l.compareRow(Latest, &l.latest)
 	case l.row == nil || !v.exists:
-		l.compareRow(Events, v.exists, v.image)
+		l.compareRow(Events, v)
 	case l.state.Version == v.number && l.state.Image != nil:
-		l.compareRow(State, true, l.state.Image)
+		of := *v
+		of.exists, of.image = true, l.state.Image
+		l.compareRow(State, &of)
 	default:
 		fields, err := unlike(l.row, v.image, true)
 		l.addFields(fields, err, Table, l.row, v.image)
@@ -304,8 +306,9 @@ func (l *look) compareKnown(side Side, image, known []byte) {
 	l.addFields(fields, err, side, image, known)
 }
 
-// compareRow holds the row against what must be there by side.
-func (l *look) compareRow(side Side, exists bool, image []byte) {
+// compareRow holds the row against what must be there by a side's version.
+func (l *look) compareRow(side Side, v *version) {
+	exists, image := v.exists, v.image
 	if (l.row != nil) != exists {
 		l.compareExistence(Table, l.row != nil, exists, l.row, image)
 		l.found[len(l.found)-1].Values[1].Side = side
@@ -314,7 +317,7 @@ func (l *look) compareRow(side Side, exists bool, image []byte) {
 	if !exists {
 		return
 	}
-	if fields, err := unequal(l.row, image, true); err == nil && len(fields) > 0 && l.form.explains(fields, l.truth) {
+	if fields, err := unequal(l.row, image, true); err == nil && len(fields) > 0 && l.form.explains(fields, v) {
 		l.former = true
 		return
 	}
