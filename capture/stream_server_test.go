@@ -222,7 +222,7 @@ func TestStreamConfirms(t *testing.T) {
 	_, last := collect(t, stream, 3)
 	stream.Confirm(last.End + 1<<30) // cut to End
 	stream.Confirm(1)                // ignored
-	testenv.Eventually(t, time.Second, func() error {
+	testenv.Eventually(t, time.Minute, func() error {
 		if got := s.status(t, db).Confirmed; got != last.End {
 			return fmt.Errorf("confirmed: got %s, want %s", got, last.End)
 		}

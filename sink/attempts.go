@@ -65,6 +65,7 @@ type attempts struct {
 	delay   time.Duration
 	logged  bool
 	unknown time.Time // since when the topic is unknown
+	held    error     // why the newest attempt failed that did not fail for the end of ctx
 }
 
 func (r *reader) attempts(step string) *attempts { return &attempts{reader: r, step: step} }
@@ -74,7 +75,7 @@ func (a *attempts) over() {
 	if a.logged {
 		a.reader.log.Info("kafka answers again", "step", a.step)
 	}
-	a.delay, a.logged, a.unknown = 0, false, time.Time{}
+	a.delay, a.logged, a.unknown, a.held = 0, false, time.Time{}, nil
 }
 
 // wait waits for the next attempt after err, with the leaders looked up anew. It
@@ -86,6 +87,7 @@ func (a *attempts) wait(ctx context.Context, err error) error {
 	if lasts(err) {
 		return a.final(err)
 	}
+	a.held = err
 	if err := a.unknownTooLong(err); err != nil {
 		return err
 	}
@@ -109,6 +111,9 @@ func (a *attempts) wait(ctx context.Context, err error) error {
 func (a *attempts) interrupted(ctx context.Context, err error) error {
 	cause := context.Cause(ctx)
 	if err == nil || errors.Is(err, cause) || errors.Is(err, context.Canceled) {
+		err = a.held // the attempt that was cut off does not know
+	}
+	if err == nil || errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%s: %w", a.step, cause)
 	}
 	return fmt.Errorf("%s: %w (it was held up: %w)", a.step, cause, err)

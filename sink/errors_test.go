@@ -305,7 +305,7 @@ func TestInspect(t *testing.T) {
 // TestOpenUnreachable says what held it up.
 func TestOpenUnreachable(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	_, err := sink.Open(ctx, config([]string{"127.0.0.1:1"}), shop("none", 1), identity, "none", quiet(), registry())
 	if got := endingOf(err); got != waiting || !strings.Contains(err.Error(), "127.0.0.1:1") {
