@@ -150,7 +150,7 @@ func (b *Bridge) session(ctx context.Context, begun func()) (err error) {
 	if err := b.recover(ctx); err != nil {
 		return err
 	}
-	r, err := b.decide(ctx, was, prepared.Slot.Created)
+	r, err := b.decide(ctx, was, prepared)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		streaming: prometheus.NewGauge(prometheus.GaugeOpts{Name: "backstory_streaming",
 			Help: "1 while the bridge has the slot and streams; 0 while it starts, stands by, recovers or reconnects."}),
 		switches: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "backstory_timeline_switches_total",
-			Help: "Fail-overs to a later timeline that the bridge has met, by what it did: followed or refused."}, []string{"outcome"}),
+			Help: "Fail-overs to a later timeline that the bridge has met, by what it did: followed, refused or repaired."}, []string{"outcome"}),
 		backfillRows: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "backstory_backfill_rows",
 			Help: "Rows that the table's last backfill has applied so far."}, []string{"table"}),
 		backfillTotal: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "backstory_backfill_estimated_rows",

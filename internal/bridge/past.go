@@ -26,6 +26,17 @@ type passing struct {
 // above reports whether a position lies above the end of WAL: it is of another history.
 func (p passing) above(end capture.LSN) bool { return max(p.All, p.Doubted, p.Unmapped) > end }
 
+// below is what of it lies below a position. What this session has set, which is as far
+// as it has seen, is of the server as it is.
+func (p passing) below(at, seen capture.LSN) passing {
+	for _, lsn := range []*capture.LSN{&p.All, &p.Doubted, &p.Unmapped} {
+		if *lsn != seen {
+			*lsn = min(*lsn, at)
+		}
+	}
+	return p
+}
+
 // over reports whether a change is passed over: any, or one that could not be mapped
 // for the given reason.
 func (p passing) over(c *capture.Change, at capture.LSN, cause error) bool {

@@ -27,6 +27,7 @@ type standing struct {
 	now        capture.Identity // of the server
 	slot       capture.SlotStatus
 	created    bool        // the slot was made by this session
+	seen       capture.LSN // capture.Prepared.Seen
 	remembered bool        // the state has streamed before
 	from       capture.LSN // it has everything below; brought back to the fork where the server's timeline is a later one
 	base       capture.LSN
@@ -44,8 +45,8 @@ type standing struct {
 // go. A slot ahead of the state is right if another instance confirmed what it had
 // published; it has left more in the topics than the state remembered, and a
 // comparison follows, because only that one knew which rows were to be read again.
-func (b *Bridge) decide(ctx context.Context, was capture.Identity, created bool) (resume, error) {
-	s, err := b.stand(ctx, was, created)
+func (b *Bridge) decide(ctx context.Context, was capture.Identity, prepared *capture.Prepared) (resume, error) {
+	s, err := b.stand(ctx, was, prepared)
 	if err != nil {
 		return resume{}, err
 	}
@@ -59,7 +60,11 @@ func (b *Bridge) decide(ctx context.Context, was capture.Identity, created bool)
 	if err := b.resume(ctx, &r, s); err != nil {
 		return resume{}, err
 	}
-	if s.was != s.now {
+	switch {
+	case s.was == s.now:
+	case r.anew:
+		b.metrics.switches.WithLabelValues("repaired").Inc()
+	default:
 		failpoint.Hit("timeline-followed")
 		b.metrics.switches.WithLabelValues("followed").Inc()
 		b.log.Info("timeline followed", "from", s.was.String(), "to", s.now.String(), "branched", s.fork, "published", s.newest.top, "lsn", r.from)
@@ -68,8 +73,8 @@ func (b *Bridge) decide(ctx context.Context, was capture.Identity, created bool)
 }
 
 // stand asks for everything that decides.
-func (b *Bridge) stand(ctx context.Context, was capture.Identity, created bool) (*standing, error) {
-	s := &standing{was: was, now: b.identity, created: created}
+func (b *Bridge) stand(ctx context.Context, was capture.Identity, prepared *capture.Prepared) (*standing, error) {
+	s := &standing{was: was, now: b.identity, created: prepared.Slot.Created, seen: prepared.Seen}
 	var err error
 	if s.from, s.remembered, err = b.memory.lsn(); err != nil {
 		return nil, err
@@ -367,23 +372,9 @@ func (b *Bridge) resume(ctx context.Context, r *resume, s *standing) error {
 	}
 	setNewest(batch, r.newest)
 	setWindow(batch, window, b.mapping.Tables)
-	if s.fork != 0 {
-		if err := b.forkRuns(batch, s.fork); err != nil {
-			b.store.Drop(batch)
-			return err
-		}
-	}
-	if r.compare {
-		for _, t := range b.mapping.Tables {
-			run, err := b.memory.owed(t.ID)
-			if err == nil {
-				err = setRun(batch, t.ID, run)
-			}
-			if err != nil {
-				b.store.Drop(batch)
-				return err
-			}
-		}
+	if err := b.resumeRuns(batch, r, s); err != nil {
+		b.store.Drop(batch)
+		return err
 	}
 	if err := b.store.Commit(batch); err != nil {
 		return err
@@ -394,18 +385,26 @@ func (b *Bridge) resume(ctx context.Context, r *resume, s *standing) error {
 	return nil
 }
 
-// forkRuns takes what the tables' runs know of positions back to where the server's
-// timeline branched off: behind it other transactions have committed.
-func (b *Bridge) forkRuns(batch *state.Batch, fork capture.LSN) error {
+// resumeRuns has every table compared, where that is to be, and takes what runs know of
+// positions back to where the server's history left the former one's: behind it other
+// transactions have committed.
+func (b *Bridge) resumeRuns(batch *state.Batch, r *resume, s *standing) error {
+	fork := s.fork
+	if r.anew {
+		fork = r.from
+	}
 	for _, t := range b.mapping.Tables {
 		run, ok, err := b.memory.run(t.ID)
 		if err != nil {
 			return err
 		}
-		was := run
-		run.Horizon = min(run.Horizon, fork)
-		run.Passing = passing{All: min(run.Passing.All, fork), Doubted: min(run.Passing.Doubted, fork), Unmapped: min(run.Passing.Unmapped, fork)}
-		if !ok || was.Horizon == run.Horizon && was.Passing == run.Passing {
+		if r.compare {
+			run, ok = importRun{Reconcile: true, Passing: run.Passing}, true
+		}
+		if fork != 0 {
+			run.Horizon, run.Passing = min(run.Horizon, fork), run.Passing.below(fork, s.seen)
+		}
+		if !ok || fork == 0 && !r.compare {
 			continue
 		}
 		if err := setRun(batch, t.ID, run); err != nil {
