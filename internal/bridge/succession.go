@@ -17,7 +17,7 @@ type resume struct {
 	compare bool        // every table is compared with the state
 	anew    bool        // what is known of positions so far is of another history, or lost to the stream
 	proof   proof       // of the stream's history
-	newest  newest      // what the state has
+	newest  newest      // what the state has; zero: as it stands
 }
 
 // standing is how slot, state and topics stand to each other once the topics are
@@ -279,10 +279,12 @@ func (b *Bridge) mend(ctx context.Context, s *standing) (resume, error) {
 	}
 	b.log.Warn("slot, state and topics do not fit, the tables are compared with the state", "lsn", from, "state_lsn", s.from)
 	r, err := b.rebase(ctx, from, s.base, s.remembered)
+	// The tables are compared as they are from there on: a fork below goes back behind that.
+	r.newest = newest{timeline: s.now.Timeline, top: from - min(from, 1)}
 	switch {
 	case err != nil || !r.compare:
 	case !s.rebound && s.diverged == nil && !s.beyond():
-		r.anew = false // the slot alone has changed: what is known of the history holds
+		r.anew, r.newest = false, s.newest.join(r.newest) // the slot alone has changed: what is known of the history holds
 	case r.base == s.base:
 		r.base++ // an instance with an older state sees by it that what it knows of positions is of before
 	}
@@ -316,10 +318,9 @@ func (b *Bridge) rebase(ctx context.Context, from, base capture.LSN, remembered 
 	return r, nil
 }
 
-// comesAgain is the newest commit that the slot has still to bring again: if the
+// comesAgain is the newest commit, if the slot has still to bring it again: if the
 // stream crosses its place without it, the server's history is another one.
-func (s *standing) comesAgain(b *Bridge) commit {
-	c := s.newest.commit
+func (s *standing) comesAgain(b *Bridge, c commit) commit {
 	if c.xid == 0 || c.lsn < s.slot.Confirmed || !b.maps(c.table) {
 		return commit{}
 	}
@@ -347,19 +348,10 @@ func (b *Bridge) resume(ctx context.Context, r *resume, s *standing) error {
 	if !ok || r.compare {
 		window = r.from
 	}
-	compared := newest{timeline: s.now.Timeline, top: r.from - min(r.from, 1)}
-	switch {
-	case r.anew: // the tables are compared as they are from here on: a fork below would go back behind that
-		r.newest = compared
-	case r.compare:
-		r.newest = s.newest.join(compared)
-	default:
+	if r.newest.timeline == 0 {
 		r.newest = s.newest
 	}
-	if !r.anew {
-		r.proof = proof{met: s.comesAgain(b)}
-	}
-	r.proof.known, r.proof.from, r.proof.to = r.newest.commit, window, r.from
+	r.proof = proof{met: s.comesAgain(b, r.newest.commit), known: r.newest.commit, from: window, to: r.from}
 	batch := b.store.Begin()
 	setLSN(batch, r.from)
 	setBase(batch, r.base)
