@@ -179,7 +179,7 @@ var mutants = []mutant{
 	unit("a lost commit that made no event is waited for", "internal/bridge", "TestFailoverLosesWhatMadeNoEvent", "confirmed .*, want|is not in the server's WAL",
 		edit{succession, "		s.newest.commit, ok = commit{}, false\n", "		_ = ok\n"}),
 	property("the newest commit need not come again", "TestEarlierCopy", "are told that never were|key .* is",
-		edit{succession, "		r.proof = proof{met: s.comesAgain(b)}\n", "		_ = s.comesAgain\n"}),
+		edit{succession, "proof{met: s.comesAgain(b, r.newest.commit), known:", "proof{known:"}),
 	property("what the state never met is passed over", "TestEarlierCopy", "key ",
 		edit{proofFile, "	if lsn >= p.from && lsn > p.known.lsn {", "	if lsn >= p.from && lsn > max(p.known.lsn, p.to) {"}),
 
