@@ -19,18 +19,7 @@ import (
 // under it commits above that, so a commit below before is covered. And who wrote a row
 // under what was before the change had released his lock when the change took its
 // own: he has committed below after.
-//
-// That holds of transactions that the look's snapshot sees. A commit record is in WAL,
-// and streamed, before its transaction is visible: with a synchronous standby for as
-// long as that takes. A transaction that has both altered a table and written rows is
-// not seen until then.
-type span struct {
-	before, after LSN
-	snapshot      Snapshot // zero: it sees everything
-}
-
-// sees reports whether the look sees what a committed transaction has done.
-func (s *span) sees(xid uint32) bool { return s.snapshot.Xmax == 0 || s.snapshot.Visible(xid) }
+type span struct{ before, after LSN }
 
 // look is what one look at the catalog found: the mapped tables and the publication,
 // in one snapshot.
@@ -53,13 +42,6 @@ func (d *Database) see(ctx context.Context, conn *pgconn.PgConn) (_ *look, err e
 		return nil, err
 	}
 	if err := exec(ctx, conn, "begin", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
-		return nil, err
-	}
-	row, err := queryRow(ctx, conn, "take snapshot", "SELECT "+snapshotFunction(serverMajor(conn))+"::text")
-	if err != nil {
-		return nil, err
-	}
-	if l.snapshot, err = parseSnapshot(row[0]); err != nil {
 		return nil, err
 	}
 	for _, ref := range d.tables {
@@ -166,24 +148,16 @@ func (d *Database) lookOnce(ctx context.Context, was *baseline) (*look, error) {
 }
 
 // lookUp looks at the catalog again if the transaction that commits at the position
-// may have been written under another one than the newest look found. It waits until
-// the transaction is visible.
-func (r *relations) lookUp(ctx context.Context, commit LSN, xid uint32) error {
-	if r.look == nil || commit < r.looked.before && r.looked.sees(xid) {
+// may have been written under another one than the newest look found.
+func (r *relations) lookUp(ctx context.Context, commit LSN) error {
+	if r.look == nil || commit < r.looked.before {
 		return nil
 	}
-	for {
-		l, err := r.look(ctx)
-		if err != nil {
-			return fmt.Errorf("look at the tables and the publication: %w", err)
-		}
-		if l.sees(xid) {
-			return r.adopt(l)
-		}
-		if err := pause(ctx, waitPoll); err != nil {
-			return fmt.Errorf("wait until transaction %d is visible: %w", xid, err)
-		}
+	l, err := r.look(ctx)
+	if err != nil {
+		return fmt.Errorf("look at the tables and the publication: %w", err)
 	}
+	return r.adopt(l)
 }
 
 // adopt takes in a look that found nothing to refuse, unless there was a newer one.

@@ -87,12 +87,12 @@ func (r *relations) find(id uint32) (*tracked, error) {
 }
 
 // describe takes in a RELATION message of the transaction that commits at the
-// given position, with the given id. The server sends one before the first row behind every ALTER of the
+// given position. The server sends one before the first row behind every ALTER of the
 // table or its publication, so it is the place to look both up, before the rows are
 // passed on; the error is then a *Refusal where they are not what they were. A
 // description that equals the one before keeps its address, so that nobody has to plan
 // for it again.
-func (r *relations) describe(ctx context.Context, commit LSN, xid uint32, body []byte) error {
+func (r *relations) describe(ctx context.Context, commit LSN, body []byte) error {
 	rel, err := decodeRelation(body)
 	if err != nil {
 		return err
@@ -103,7 +103,7 @@ func (r *relations) describe(ctx context.Context, commit LSN, xid uint32, body [
 		return err
 	}
 	if mapped {
-		if err := r.lookUp(ctx, commit, xid); err != nil {
+		if err := r.lookUp(ctx, commit); err != nil {
 			return err
 		}
 		if err := r.interpret(ctx, rel); err != nil {

@@ -74,7 +74,7 @@ func (w *world) look() *look {
 	for _, c := range w.columns {
 		facts.columns = append(facts.columns, columnFacts{num: c.num, name: c.name, oid: c.oid, mod: -1, version: fmt.Sprint(c.version)})
 	}
-	return &look{span: span{before: w.end, after: w.end}, at: time.Unix(1, 0), tables: []*tableFacts{facts}, publication: &publicationFacts{}}
+	return &look{span: span{w.end, w.end}, at: time.Unix(1, 0), tables: []*tableFacts{facts}, publication: &publicationFacts{}}
 }
 
 // begin is the start of a session.
@@ -170,7 +170,7 @@ func (w *world) take() {
 		for i, c := range row.columns {
 			rel.Columns = append(rel.Columns, Column{Name: c.name, OID: c.oid, Base: c.oid, Mod: -1, Key: i == 0})
 		}
-		if err := w.rels.lookUp(context.Background(), row.commit, 0); err != nil {
+		if err := w.rels.lookUp(context.Background(), row.commit); err != nil {
 			w.t.Fatal(err)
 		}
 		if err := w.rels.interpret(context.Background(), rel); err != nil {

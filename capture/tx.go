@@ -152,7 +152,7 @@ func (a *assembler) dispatch(ctx context.Context, kind byte, body []byte) error 
 	case msgCommit:
 		return a.commit(body)
 	case msgRelation:
-		return a.rels.describe(ctx, a.tx.commit, a.tx.xid, body)
+		return a.rels.describe(ctx, a.tx.commit, body)
 	case msgType:
 		return a.rels.learn(body)
 	case msgTruncate:

@@ -27,8 +27,6 @@ func (m *memoryOne) Put(_ uint16, _ []byte, e transform.Entry) error {
 
 func (m *memoryOne) Again(uint16, []byte) error { return nil }
 
-func (m *memoryOne) Awaited(uint16, []byte) bool { return false }
-
 func (m *memoryOne) OldImage(capture.Position) []byte { return nil }
 
 func (m *memoryOne) SetOldImage(capture.Position, []byte) {}

@@ -114,9 +114,6 @@ type States interface {
 	// Again asks that the row be read from the table: a change of it could not
 	// be completed. Key is copied.
 	Again(table uint16, key []byte) error
-	// Awaited reports whether Again has asked for the row, which was not read since:
-	// the image may then lack what a change brought.
-	Awaited(table uint16, key []byte) bool
 	// OldImage returns a copy of what SetOldImage has stored for a position; nil
 	// if there is nothing.
 	OldImage(pos capture.Position) []byte

@@ -64,8 +64,6 @@ func (m *memory) Again(_ uint16, key []byte) error {
 	return nil
 }
 
-func (m *memory) Awaited(_ uint16, key []byte) bool { return m.again[string(key)] }
-
 func (m *memory) OldImage(pos capture.Position) []byte { return m.old[pos] }
 
 func (m *memory) SetOldImage(pos capture.Position, image []byte) {

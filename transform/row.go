@@ -58,9 +58,6 @@ func (t *Transformer) move(s *subject) error {
 		return err
 	}
 	image, made := from.oldImage(more)
-	if s.states.Awaited(s.plan.table.ID, from.key) {
-		made = 0 // not all of the image is of its place
-	}
 	if more {
 		from.related = from.out.copy(to.key)
 		if err := t.delete(&from); err != nil {

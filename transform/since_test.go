@@ -68,29 +68,6 @@ func TestFilledFromYoungImagesOnly(t *testing.T) {
 	}
 }
 
-// An update that could not be filled leaves the former value in an image of its own
-// place. Until the row is read, a changed key must not carry it on.
-func TestMovedWhileAwaited(t *testing.T) {
-	t.Parallel()
-	tr, st := transform.New(mustMapping(t, productsMapping), identity), newMemory()
-	var out transform.Output
-	rel := since(15)
-	moved := updating(rel, at(30, 1), "2", "n", "2", "1", unchanged)
-	moved.Old = keyTuple(rel, "1")
-	for _, c := range []*capture.Change{
-		insertion(since(0), at(10, 1), "1", "n", "1", "1", "as it was"),
-		updating(rel, at(20, 1), "1", "n", "2", "1", unchanged),
-		moved,
-	} {
-		if err := tr.Apply(&out, c, st); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if e := st.entries["2"]; e.Exists() || !st.again["2"] {
-		t.Errorf("got %s, to be read again: %v; want no aggregate until its row is read", e.Image, st.again["2"])
-	}
-}
-
 // An old row says nothing against an image that is older than the column, and NULL of
 // a column that was added with a default is none.
 func TestOldRowOfYoungerColumns(t *testing.T) {

@@ -86,33 +86,6 @@ func (b *Batch) Forget(table uint16, key []byte) error {
 // Again puts a key on the list of those to be read from the table.
 func (b *Batch) Again(table uint16, key []byte) error { return b.list(kindAgain, table, key) }
 
-// Awaited reports whether a key is on that list, as this batch and those before it
-// leave it.
-func (b *Batch) Awaited(table uint16, key []byte) bool {
-	b.s.mu.RLock()
-	defer b.s.mu.RUnlock()
-	if awaited, found := b.listed(table, key); found {
-		return awaited
-	}
-	for _, f := range slices.Backward(b.s.before(b)) {
-		if awaited, found := f.listed(table, key); found {
-			return awaited
-		}
-	}
-	_, awaited := b.s.again[table][string(key)]
-	return awaited
-}
-
-// listed reports what the batch itself says of a key and the list.
-func (b *Batch) listed(table uint16, key []byte) (awaited, found bool) {
-	for _, at := range slices.Backward(b.lists) {
-		if r := recordAt(b.buf, at); r.about(table, key) {
-			return r.kind() == kindAgain, true
-		}
-	}
-	return false, false
-}
-
 // Done takes a key off that list.
 func (b *Batch) Done(table uint16, key []byte) error { return b.list(kindDone, table, key) }
 

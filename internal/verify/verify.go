@@ -345,7 +345,6 @@ func (nothing) Get(uint16, []byte) (transform.Entry, bool, error) {
 }
 func (nothing) Put(uint16, []byte, transform.Entry) error { return nil }
 func (nothing) Again(uint16, []byte) error                { return nil }
-func (nothing) Awaited(uint16, []byte) bool               { return false }
 func (nothing) OldImage(capture.Position) []byte          { return nil }
 func (nothing) SetOldImage(capture.Position, []byte)      {}
 

@@ -96,8 +96,6 @@ func (o overlay) Again(uint16, []byte) error {
 	return fmt.Errorf("no change of this world is incomplete")
 }
 
-func (overlay) Awaited(uint16, []byte) bool { return false }
-
 func (overlay) OldImage(capture.Position) []byte { return nil }
 
 func (overlay) SetOldImage(capture.Position, []byte) {}
