@@ -21,6 +21,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 func TestChaos(t *testing.T) {
 	o := defaultOptions()
 	o.log, o.dir, o.seed, o.faults = t.Output(), t.TempDir(), *seedFlag, 30
+	o.alter = false // see options
 	if o.seed == 0 {
 		o.seed = uint64(time.Now().UnixNano()) % 1_000_000
 	}

@@ -39,6 +39,7 @@ func command() (err error) {
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano())%1_000_000, "order and length of the faults")
 	flag.IntVar(&o.faults, "faults", o.faults, "number of faults")
 	flag.IntVar(&o.check, "check", o.check, "faults between two comparisons")
+	flag.BoolVar(&o.alter, "alter", o.alter, "change the table's columns meanwhile")
 	flag.StringVar(&o.dir, "dir", "", "where states and logs go; default: a scratch directory, removed if all is well")
 	flag.StringVar(&o.only, "only", "", "comma-separated names of the faults to choose from; default: all")
 	flag.IntVar(&brokers, "brokers", brokers, "Kafka brokers")

@@ -35,10 +35,15 @@ type options struct {
 	keys    int64
 	rows    int // that stand before the audit
 	pause   time.Duration
+	// alter changes the table's columns meanwhile. A key that is changed in the lag behind
+	// two such changes has a large column that is known of no shape; its row is read
+	// again, so that an aggregate with a short life may be told as imported, or not at
+	// all. The comparison does not know of that yet and calls it wrong.
+	alter bool
 }
 
 func defaultOptions() options {
-	return options{faults: 500, check: 50, writers: 4, keys: 300, rows: 2000, pause: 20 * time.Millisecond}
+	return options{faults: 500, check: 50, writers: 4, keys: 300, rows: 2000, pause: 20 * time.Millisecond, alter: true}
 }
 
 // servers are what the bridge stands between.
@@ -120,6 +125,9 @@ func (w *world) write(ctx context.Context, g *errgroup.Group) {
 		writer := audit.Writer{DSN: w.pg.DSN("postgres"), Seed: w.seed, Serial: i, Keys: keys, Truncate: i == 1,
 			Changes: &w.changes, Pause: w.pause, Hold: &w.hold}
 		g.Go(func() error { return writer.Run(ctx) })
+	}
+	if !w.alter {
+		return
 	}
 	migrator := audit.Migrator{Writer: audit.Writer{DSN: w.pg.DSN("postgres"), Seed: w.seed, Keys: w.keys,
 		Changes: &w.changes, Pause: migratePause, Hold: &w.hold}}
