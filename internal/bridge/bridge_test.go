@@ -78,38 +78,10 @@ func (w *world) live(ctx context.Context, tb rapid.TB, begun func(*bridge.Bridge
 	return b.Run(ctx)
 }
 
-// drain runs processes without faults until everything is confirmed.
+// drain is settled where no process may end before that.
 func (w *world) drain(tb rapid.TB) {
-	w.kafka.mu.Lock()
-	w.kafka.faults = 0
-	w.kafka.mu.Unlock()
-	w.db.mu.Lock()
-	w.db.faults, w.db.busy = 0, false
-	w.db.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	stop, stopped := context.WithCancel(ctx)
-	done, begun := make(chan error, 1), make(chan *bridge.Bridge, 1)
-	go func() { done <- w.live(stop, tb, func(b *bridge.Bridge) { begun <- b }) }()
-	b := <-begun
-	for !w.drained(b) {
-		w.db.appear(true)
-		_ = b.PauseBackfill(ctx, nil, false) // there may be nothing to resume
-		select {
-		case err := <-done:
-			if ctx.Err() != nil { // that is why it has stopped
-				tb.Fatalf("not drained in time: %+v", b.Status())
-			}
-			tb.Fatalf("the bridge stopped: %v", err)
-		case <-time.After(5 * time.Millisecond):
-		}
-		if ctx.Err() != nil {
-			tb.Fatalf("not drained in time: %+v", b.Status())
-		}
-	}
-	stopped()
-	if err := <-done; err != nil {
-		tb.Fatalf("orderly stop: %v", err)
+	if err := w.settled(tb); err != nil {
+		tb.Fatalf("the bridge stopped: %v", err)
 	}
 }
 
